@@ -1,0 +1,96 @@
+"""Tiny models and a tokenizer made from nothing: no model hub, no network."""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+
+CORPUS = [
+    "The film was long and the music was loud. We went home early, and nobody said a word about it.",
+    "How do I boil an egg? Put it in hot water for seven minutes, then cool it under the tap.",
+    "A glowing review by a happy writer. A bitter review by an angry writer. The principle of a good review.",
+    "user assistant system Answer kindly. Answer rudely. Follow the principle. good bad plain question number",
+    "0 1 2 3 4 5 6 7 8 9 abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ .,:;!?'\"()<>|",
+]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{{ '<|end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|start|>", "<|end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        bos_token="<|start|>",
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+    )
+
+
+def tiny_config(tokenizer, **overrides) -> LlamaConfig:
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return LlamaConfig(**(sizes | overrides))
+
+
+@pytest.fixture
+def make_model(tokenizer):
+    """Build a tiny random policy; the same seed gives the same weights."""
+
+    def make(seed: int = 0, **overrides) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        # wide enough initial weights that its samples and log-probabilities differ from uniform
+        return LlamaForCausalLM(tiny_config(tokenizer, initializer_range=0.3, **overrides))
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def model_dir(tmp_path, make_model, tokenizer):
+    """The tiny policy saved to disk, as a user would name it."""
+    path = tmp_path / "tiny-model"
+    make_model().save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def reward_model(tokenizer):
+    torch.manual_seed(1)
+    return LlamaForSequenceClassification(tiny_config(tokenizer, num_labels=1, initializer_range=0.3))

@@ -1,0 +1,72 @@
+"""Datasets, rewards and trainers that many tests share."""
+
+from datasets import Dataset
+
+from trl_negalign import NEATConfig, NEATTrainer, PLEConfig, PLETrainer
+
+
+QUESTIONS = [f"question number {i}" for i in range(32)]
+GUIDES = {
+    NEATConfig: {"positive_prompt": "Answer kindly.", "negative_prompt": "Answer rudely."},
+    PLEConfig: {"principle_prompt": "Follow the principle."},
+}
+METHODS = {"neat": (NEATTrainer, NEATConfig), "ple": (PLETrainer, PLEConfig)}
+
+
+def dataset(style: str = "string", responses: bool = False, rows: int = 16) -> Dataset:
+    """`rows` queries as plain strings or as conversations, with `chosen` and `rejected` if wanted."""
+
+    def user(text):
+        return text if style == "string" else [{"role": "user", "content": text}]
+
+    def assistant(text):
+        return f" {text}" if style == "string" else [{"role": "assistant", "content": text}]
+
+    columns = {"prompt": [user(text) for text in QUESTIONS[:rows]]}
+    if responses:
+        columns["chosen"] = [assistant(f"a kind word {i}") for i in range(rows)]
+        columns["rejected"] = [assistant(f"nobody said {i}") for i in range(rows)]
+    return Dataset.from_dict(columns)
+
+
+def text_of(completion) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def letter_reward(completions, **kwargs) -> list[float]:
+    """Deterministic, spread out, and different for almost any two texts."""
+    return [
+        (sum((i + 1) * ord(char) for i, char in enumerate(text_of(completion))) % 997) / 500 - 1
+        for completion in completions
+    ]
+
+
+def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_funcs=letter_reward, **kwargs):
+    """A trainer on the tiny model; keyword arguments of the configuration override these defaults."""
+    trainer_class, config_class = METHODS[method]
+    trainer_keys = ("eval_dataset", "peft_config", "callbacks", "reward_processing_classes")
+    trainer_kwargs = {key: kwargs.pop(key) for key in trainer_keys if key in kwargs}
+    options = {
+        "output_dir": str(tmp_path / "out"),
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "learning_rate": 1e-2,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    options |= GUIDES[config_class] | kwargs
+    return trainer_class(
+        model=model,
+        reward_funcs=reward_funcs,
+        args=config_class(**options),
+        train_dataset=dataset() if train_dataset is None else train_dataset,
+        processing_class=tokenizer,
+        **trainer_kwargs,
+    )

@@ -1,0 +1,1 @@
+"""Reward functions that can be named in a configuration."""

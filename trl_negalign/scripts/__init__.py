@@ -1,0 +1,1 @@
+"""Entry points, one a command, each a dataclass of arguments, a parser and `main`."""

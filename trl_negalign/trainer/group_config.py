@@ -1,0 +1,119 @@
+"""What every group method shares in its configuration."""
+
+from dataclasses import dataclass, field, fields
+
+from trl import GRPOConfig
+
+from ..guides import GUIDE_PLACEMENTS
+
+
+# GRPO's options that steer its own loss. They mean nothing here, so a value other than the default is an error.
+UNUSED_GRPO_OPTIONS = (
+    "loss_type",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "importance_sampling_level",
+    "scale_rewards",
+    "multi_objective_aggregation",
+    "sapo_temperature_neg",
+    "sapo_temperature_pos",
+    "vespo_k_pos",
+    "vespo_lambda_pos",
+    "vespo_k_neg",
+    "vespo_lambda_neg",
+    "top_entropy_quantile",
+    "entropy_coef",
+    "use_adaptive_entropy",
+    "entropy_coef_min",
+    "entropy_coef_max",
+    "entropy_coef_delta",
+    "entropy_target",
+    "off_policy_mask_threshold",
+    "use_bias_correction_kl",
+    "vllm_importance_sampling_correction",
+    "vllm_importance_sampling_mode",
+    "vllm_importance_sampling_cap",
+    "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min",
+    "max_tool_calling_iterations",
+)
+
+
+@dataclass
+class GroupConfig(GRPOConfig):
+    r"""
+    What NEAT and PLE share. Every option of [`~trl.GRPOConfig`] and [`~transformers.TrainingArguments`] works, except
+    those that steer GRPO's own loss, which are refused.
+
+    Parameters:
+        > Parameters that control the guides
+
+        guide_placement (`str`, *optional*, defaults to `"user"`):
+            Where a conversation takes a guide: before the last user message's text (`"user"`), as the system message
+            or before the one there is (`"system"`), or both (`"both"`). A plain-text query takes it as a prefix.
+        num_generations (`int`, *optional*):
+            Size of a query's whole group, dataset responses included. `per_device_train_batch_size` must be a multiple
+            of it, so that no group is torn.
+        vllm_importance_sampling_correction (`bool`, *optional*, defaults to `False`):
+            Must stay off: it would compare the log-probability given the plain query with the one given the guided
+            query that was sampled from.
+    """
+
+    guide_placement: str = field(
+        default="user",
+        metadata={
+            "help": "Where a conversation takes a guide: before the last user message's text ('user'), as the system "
+            "message or before the one there is ('system'), or both ('both')."
+        },
+    )
+    num_generations: int | None = field(
+        default=None,
+        metadata={"help": "Size of a query's whole group, dataset responses included."},
+    )
+    vllm_importance_sampling_correction: bool = field(
+        default=False,
+        metadata={"help": "Must stay off: the guided query that was sampled from is not the query that is trained."},
+    )
+
+    def __post_init__(self):
+        if self.num_generations < 2:
+            raise ValueError(
+                f"num_generations={self.num_generations} must be 2 or larger: a group compares its candidates."
+            )
+        super().__post_init__()
+        one_of(self, "guide_placement", GUIDE_PLACEMENTS)
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in UNUSED_GRPO_OPTIONS:
+            if name in defaults and getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} steers GRPO's loss and means nothing in {type(self).__name__}. "
+                    f"Leave it out (its default is {defaults[name]!r})."
+                )
+        if self.per_device_train_batch_size % self.num_generations != 0:
+            raise ValueError(
+                f"per_device_train_batch_size={self.per_device_train_batch_size} must be a multiple of the group, "
+                f"num_generations={self.num_generations}. Set it to "
+                f"{-(-self.per_device_train_batch_size // self.num_generations) * self.num_generations}, or change "
+                "num_generations."
+            )
+
+
+def one_of(config: GroupConfig, name: str, choices: tuple[str, ...]) -> None:
+    """Raise a `ValueError` unless the field holds one of `choices`."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"{name}={getattr(config, name)!r} is unknown. Use one of {', '.join(map(repr, choices))}.")
+
+
+def not_negative(config: GroupConfig, *names: str) -> None:
+    """Raise a `ValueError` if one of the fields is negative or not a finite number."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}={value!r} must be a finite number, 0 or larger.")
+
+
+def not_all_zero(config: GroupConfig, *names: str) -> None:
+    """Raise a `ValueError` if all the fields are 0, since nothing would be trained."""
+    if not any(getattr(config, name) for name in names):
+        raise ValueError(f"{', '.join(names)} are all 0, so nothing would be trained. Set one of them above 0.")

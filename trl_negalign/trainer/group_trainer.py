@@ -1,0 +1,333 @@
+"""
+TRL's online trainer, taught to sample a group under several guides and to train on whole groups. This is the only file
+that touches TRL's underscore methods.
+
+How a batch flows: TRL's sampler repeats each query G times in order, so a row's place in its group is `row % G`. One
+generation call serves all guides; rows whose response comes from the dataset are filled in after it, and every row's
+query becomes the plain one again before TRL scores it. Rows are then packed into groups, so that TRL's shuffle and
+split act on groups and never tear one. In evaluation every candidate is plain: what is measured is what is deployed.
+"""
+
+import os
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import ProcessorMixin
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+
+from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups
+from ..guides import apply_guide
+from ..objectives import has_signal, kl_penalty
+from .data import check_dataset, column_names, response_ids
+from .group_config import GroupConfig
+from .seams import SeamError, check_seams
+
+
+STATE_NAME = "group_state.pt"
+# TRL's per-row tensors that group training reads
+ROW_TENSORS = ("completion_ids", "completion_mask", "ref_per_token_logps")
+
+
+class GroupTrainer(GRPOTrainer):
+    """
+    Base of the methods that learn from a whole group. A subclass names its candidates ([`candidates`]) and its
+    objective ([`group_loss`]); constructor and options are those of [`~trl.GRPOTrainer`], without tools, environments,
+    rollout functions and images.
+
+    Raises:
+        SeamError: if the installed TRL changed what this class builds on.
+        TypeError: if `args` is not of the method's configuration class.
+        ValueError: on a dataset or an option that cannot work, before the model is loaded.
+    """
+
+    config_class = GroupConfig
+
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        reward_processing_classes=None,
+        callbacks=None,
+        optimizers=(None, None),
+        **kwargs,
+    ):
+        check_seams(GRPOTrainer)
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = self.config_class(f"{name.rstrip('/').split('/')[-1] or 'model'}-{self._name}")
+        if not isinstance(args, self.config_class):
+            raise TypeError(
+                f"args is a {type(args).__name__}, and {type(self).__name__} needs a {self.config_class.__name__}. "
+                "Change the configuration's class name too."
+            )
+        for name in ("tools", "rollout_func", "environment_factory"):
+            if kwargs.get(name):
+                raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
+        if isinstance(processing_class, ProcessorMixin):
+            raise ValueError(f"{type(self).__name__} trains text models only. Pass the tokenizer as processing_class.")
+        self.candidates = self.build_candidates(args, column_names(train_dataset, "train_dataset"))
+        check_dataset(train_dataset, "train_dataset", [c.column for c in self.candidates if c.column is not None])
+        queries = args.generation_batch_size // args.num_generations
+        if isinstance(train_dataset, Dataset) and len(train_dataset) < queries:
+            raise ValueError(
+                f"train_dataset has {len(train_dataset)} row(s), and one generation batch takes {queries} queries "
+                f"(generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations}). Add "
+                "rows, or lower per_device_train_batch_size or gradient_accumulation_steps."
+            )
+        if eval_dataset is not None:
+            for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
+                check_dataset(dataset, "eval_dataset", [])
+        self.generation_round = 0
+        self._round_inputs, self._round_rewards = None, None
+
+        # TRL prepares reference log-probabilities where `args.beta` is not 0. A method that needs them for itself
+        # turns that on for TRL alone; the KL term below reads the user's own value.
+        self.kl_weight = args.beta
+        if self.needs_reference(args) and args.beta == 0.0:
+            args.beta = 1.0
+        try:
+            super().__init__(
+                model=model,
+                reward_funcs=reward_funcs,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                reward_processing_classes=reward_processing_classes,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                **kwargs,
+            )
+        finally:
+            args.beta = self.kl_weight
+
+    @staticmethod
+    def build_candidates(args: GroupConfig, columns: list[str]) -> list[Candidate]:
+        """The `num_generations` candidates of a training group, in order, given the dataset's columns."""
+        raise NotImplementedError
+
+    @staticmethod
+    def needs_reference(args: GroupConfig) -> bool:
+        """Whether [`group_loss`] reads `ref_per_token_logps` even where `beta` is 0."""
+        return False
+
+    def comparisons(self, groups: torch.Tensor) -> torch.Tensor:
+        """What is compared with each other, `[n, k]`, out of `[groups, G]`: the group itself, or its pairs."""
+        return groups
+
+    def start_round(self, batch: dict[str, torch.Tensor], rewards: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Called once a generation round, before the batch is shuffled and split into micro-batches.
+
+        Args:
+            batch (`dict[str, torch.Tensor]`): this process's groups: `prompt_ids` and `prompt_mask` `[groups, P]`,
+                `completion_ids`, `completion_mask` (and `ref_per_token_logps`) `[groups, G, T]`, `rewards`
+                `[groups, G]` with NaN for a candidate without a score.
+            rewards (`torch.Tensor`): the rewards of all processes, `[all groups, G]`.
+
+        Returns:
+            The batch to train on: a multiple of `steps_per_generation` groups, as many on every process.
+        """
+        return batch
+
+    def group_loss(
+        self, token_logps: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        The method's objective.
+
+        Args:
+            token_logps (`torch.Tensor`): `[groups, G, T]`, in nats, given the plain query.
+            batch (`dict[str, torch.Tensor]`): a micro-batch, shaped as in [`start_round`].
+
+        Returns:
+            `tuple`: the loss of each group `[groups]`, and tensors to log by name, of any shape, whose mean over all
+            processes is taken without the NaNs.
+        """
+        raise NotImplementedError
+
+    # Generation and scoring
+
+    def _row_candidates(self, rows: int) -> list[Candidate]:
+        """The candidate that stands in each row, local or gathered: every process holds whole groups."""
+        if not self.model.training:
+            return [PLAIN_CANDIDATE] * rows
+        return [self.candidates[row % len(self.candidates)] for row in range(rows)]
+
+    def _generate(self, prompts):
+        candidates = self._row_candidates(len(prompts))
+        sampled = [row for row, candidate in enumerate(candidates) if candidate.column is None]
+        guided = [apply_guide(prompts[row], candidates[row].guide, self.args.guide_placement) for row in sampled]
+        # vLLM samples `prompts[::num_generations]` n times each, which would give all candidates the first one's guide
+        sizes = self.num_generations, self.num_generations_eval
+        self.num_generations = self.num_generations_eval = 1
+        try:
+            generated = list(super()._generate(guided))
+        finally:
+            self.num_generations, self.num_generations_eval = sizes
+        if not len(generated[0]) == len(generated[1]) == len(generated[3]) == len(guided):
+            raise SeamError("GRPOTrainer._generate", "it no longer returns prompts, completions and masks in order")
+
+        generated[0] = self._tokenize_prompts(prompts)[0]
+        if len(sampled) == len(prompts):
+            return tuple(generated)
+        from_dataset = {
+            row: response_ids(
+                self.processing_class,
+                prompts[row],
+                generated[0][row],
+                self._round_inputs[row][candidate.column],
+                self.eos_token_ids,
+                self.max_completion_length,
+                self.chat_template_kwargs,
+            )
+            for row, candidate in enumerate(candidates)
+            if candidate.column is not None
+        }
+        texts = self.processing_class.batch_decode(list(from_dataset.values()), skip_special_tokens=True)
+        if not isinstance(prompts[0], str):
+            texts = [[{"role": "assistant", "content": text}] for text in texts]
+        fills = {
+            1: from_dataset,
+            3: dict(zip(from_dataset, texts, strict=True)),
+        }
+        # anything else by row is the sampler's log-probabilities, which dataset responses do not have
+        zeros = {row: [0.0] * len(ids) for row, ids in from_dataset.items()}
+        for index in range(1, len(generated)):
+            if isinstance(generated[index], list) and len(generated[index]) == len(sampled):
+                rows = fills.get(index, zeros) | dict(zip(sampled, generated[index], strict=True))
+                generated[index] = [rows[row] for row in range(len(prompts))]
+        return tuple(generated)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self._log_completion_extra("kind", [candidate.kind for candidate in self._row_candidates(len(prompts))])
+        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        infinite = torch.isinf(rewards_per_func).nonzero()
+        if len(infinite):
+            row, func = infinite[0].tolist()
+            raise ValueError(
+                f"The reward function {self.reward_func_names[func]!r} returned {rewards_per_func[row, func].item()} "
+                f"for the query {gather_object(prompts)[row]!r}. Return a finite number, or None where there is no "
+                "score."
+            )
+        weights = self.reward_weights.to(rewards_per_func.device)
+        rewards = (rewards_per_func * weights).nansum(dim=1)
+        rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        kinds = [candidate.kind for candidate in self._row_candidates(len(rewards))]
+        for kind in dict.fromkeys(kinds):
+            of_kind = rewards[torch.tensor([k == kind for k in kinds], device=rewards.device)]
+            metrics[f"reward/{kind}"].append(of_kind.nanmean().item())
+        self._round_rewards = rewards
+        return rewards_per_func
+
+    def _generate_and_score_completions(self, inputs):
+        self._round_inputs = inputs
+        output = super()._generate_and_score_completions(inputs)
+        start = self.accelerator.process_index * len(inputs)
+        rewards = self._round_rewards[start : start + len(inputs)]
+        if not self.model.training:
+            return {"rewards": rewards}
+        size = len(self.candidates)
+        batch = {name: pack_groups(output[name], size) for name in ROW_TENSORS if name in output}
+        batch |= {name: output[name][::size] for name in ("prompt_ids", "prompt_mask")}
+        # a candidate without tokens (mask_truncated_completions) has nothing to learn from
+        batch["rewards"] = pack_groups(rewards, size).masked_fill(batch["completion_mask"].sum(-1) == 0, torch.nan)
+        all_rewards = self.accelerator.gather(batch["rewards"])
+        silent = ~has_signal(self.comparisons(all_rewards))
+        self._metrics["train"]["frac_groups_no_signal"].append(silent.float().mean().item())
+        batch = self.start_round(batch, all_rewards)
+        self.generation_round += 1
+        return batch
+
+    @property
+    def total_rounds(self) -> int:
+        """Generation rounds of the whole run."""
+        steps = self.state.max_steps * self.args.gradient_accumulation_steps
+        return -(-steps // (self.args.steps_per_generation * self.num_iterations))
+
+    # Loss
+
+    def _compute_loss(self, model, inputs):
+        if not self.model.training:
+            # no objective is defined on plain samples alone; minus the reward makes lower better, as for any loss
+            return -inputs["rewards"].nanmean().nan_to_num()
+        mask = inputs["completion_mask"]
+        groups, size, length = mask.shape
+        prompt_ids, prompt_mask = (inputs[k].repeat_interleave(size, 0) for k in ("prompt_ids", "prompt_mask"))
+        token_logps, _, aux_loss = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([prompt_ids, inputs["completion_ids"].flatten(0, 1)], dim=1),
+            torch.cat([prompt_mask, mask.flatten(0, 1)], dim=1),
+            length,
+            compute_entropy=False,
+            compute_aux_loss=self.aux_loss_enabled,
+        )
+        token_logps = token_logps.view(groups, size, length)
+        losses, metrics = self.group_loss(token_logps, inputs)
+        if self.kl_weight != 0.0:
+            kl = kl_penalty(token_logps, inputs["ref_per_token_logps"], mask)
+            losses = losses + self.kl_weight * kl.mean(-1)
+            metrics["kl"] = kl
+        self._log_metrics(metrics)
+        self._stop_if_not_finite(losses, inputs, model)
+        loss = losses.mean()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * aux_loss
+            self._log_metrics({"aux_loss": aux_loss})
+        # every micro-batch and process holds as many groups, so this is the mean over the optimizer step's groups
+        return loss / self.current_gradient_accumulation_steps
+
+    def _log_metrics(self, metrics):
+        """Log each tensor's mean over all processes, NaNs left out, with one reduction for all of them."""
+        values = [value.detach().float() for value in metrics.values()]
+        sums = [torch.stack([value.nansum(), (~value.isnan()).sum().float()]) for value in values]
+        totals = self.accelerator.reduce(torch.stack(sums), reduction="sum")
+        for name, (total, count) in zip(metrics, totals.tolist(), strict=True):
+            self._metrics["train"][name].append(total / count if count else float("nan"))
+
+    def _stop_if_not_finite(self, losses, inputs, model):
+        """Save a checkpoint and stop all processes if a group's loss is not finite on any of them."""
+        broken = ~torch.isfinite(losses.detach())
+        if self.accelerator.reduce(broken.sum(), reduction="sum") == 0:
+            return
+        prompts = [ids[mask.bool()] for ids, mask in zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)]
+        queries = gather_object(
+            [self.processing_class.decode(ids) for ids, is_broken in zip(prompts, broken, strict=True) if is_broken]
+        )
+        self._save_checkpoint(model, trial=None)
+        shown = "\n".join(f"- {query!r}" for query in dict.fromkeys(queries))
+        raise FloatingPointError(
+            f"The loss is not finite at step {self.state.global_step + 1}, for the queries:\n{shown}\nThe weights "
+            f"before this step are in {self.args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}. Lower "
+            "the learning rate, or bound what is pushed down."
+        )
+
+    # Checkpoints
+
+    def round_state(self) -> dict:
+        """What a checkpoint keeps of the generation rounds: tensors, numbers, text, lists and dictionaries of them."""
+        return {"generation_round": self.generation_round}
+
+    def load_round_state(self, state: dict) -> None:
+        """Take up what [`round_state`] gave."""
+        self.generation_round = state["generation_round"]
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = os.path.join(
+                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            )
+            torch.save(self.round_state(), os.path.join(folder, STATE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and os.path.isfile(path := os.path.join(checkpoint, STATE_NAME)):
+            self.load_round_state(torch.load(path, map_location="cpu", weights_only=True))

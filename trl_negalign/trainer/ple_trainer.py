@@ -1,0 +1,141 @@
+import textwrap
+
+import torch
+from accelerate.utils import gather_object
+
+from .. import schedules
+from ..groups import PLAIN_CANDIDATE, Candidate, pack_pairs, pad_and_stack
+from ..guides import resolve_guide
+from ..objectives import ple_loss
+from .group_trainer import GroupTrainer
+from .ple_config import PLEConfig
+
+
+class PLETrainer(GroupTrainer):
+    """
+    Trainer for PLE, [Progressively Label Enhancement for Large Language Model
+    Alignment](https://huggingface.co/papers/2408.02599).
+
+    Each query is sampled plain and under a principle guide. Where the guided response's reward exceeds the plain one's
+    by more than a threshold that shrinks from round to round, the pair is ranked; elsewhere both are imitated by
+    weights that may be negative. Everything is trained given the plain query.
+
+    Takes the place of [`~trl.GRPOTrainer`] with the same arguments:
+
+    ```python
+    from trl_negalign import PLEConfig, PLETrainer
+
+    trainer = PLETrainer(
+        model="Qwen/Qwen2.5-0.5B-Instruct",
+        reward_funcs=reward,
+        args=PLEConfig(principle_prompt="@helpful"),
+        train_dataset=dataset,
+    )
+    trainer.train()
+    ```
+
+    The group is ordered plain half, principle-guided half, paired in order. See [`GroupTrainer`] for what is raised.
+    """
+
+    config_class = PLEConfig
+    _tag_names = ["trl", "trl-negalign", "ple"]
+    _name = "PLE"
+    _paper = {
+        "title": "Progressively Label Enhancement for Large Language Model Alignment",
+        "id": "2408.02599",
+        "citation": textwrap.dedent("""\
+            @inproceedings{liu2025progressively,
+                title     = {{Progressively Label Enhancement for Large Language Model Alignment}},
+                author    = {Biao Liu and Ning Xu and Xin Geng},
+                year      = 2025,
+                booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
+                pages     = {39915--39928},
+            }"""),
+    }
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.replay_store = []  # every pair of earlier rounds, of all processes, on the CPU; empty without replay
+
+    @staticmethod
+    def build_candidates(args: PLEConfig, columns: list[str]) -> list[Candidate]:
+        half = args.num_generations // 2
+        guide = resolve_guide(args.principle_prompt, "principle_prompt", "principle")
+        return [PLAIN_CANDIDATE] * half + [Candidate("principle", guide=guide)] * half
+
+    def comparisons(self, groups):
+        return pack_pairs(groups)
+
+    def threshold(self, generation_round: int, gaps: torch.Tensor) -> float:
+        """
+        τ_t (PLE Eq. 7). Override it for a schedule of your own.
+
+        Args:
+            generation_round (`int`): t, counted from 0.
+            gaps (`torch.Tensor`): s' − s of the round's pairs over all processes, NaN where a score is missing.
+        """
+        args = self.args
+        return schedules.threshold(
+            args.threshold_schedule,
+            generation_round,
+            args.threshold_init,
+            args.threshold_decay,
+            self.total_rounds,
+            gaps,
+        )
+
+    def start_round(self, batch, rewards):
+        pairs = pack_pairs(rewards)
+        threshold = self.threshold(self.generation_round, pairs[:, 1] - pairs[:, 0])
+        self._metrics["train"]["ple/threshold"].append(threshold)
+        if self.args.replay:
+            batch = self._with_replay(batch)
+        batch["threshold"] = torch.full((len(batch["rewards"]),), threshold, device=rewards.device)
+        return batch
+
+    def _with_replay(self, batch):
+        """Add old groups to the fresh ones, the same ones however many processes share them, and store the fresh."""
+        fresh = len(batch["rewards"])
+        rows = [{name: tensor[i : i + 1].cpu() for name, tensor in batch.items()} for i in range(fresh)]
+        old = self.replay_store
+        if self.args.replay != "all":
+            wanted = min(self.args.replay * fresh * self.accelerator.num_processes, len(old))
+            generator = torch.Generator().manual_seed(self.args.seed + self.generation_round)
+            old = [old[i] for i in torch.randperm(len(old), generator=generator)[:wanted].tolist()]
+        share = len(old) // self.accelerator.num_processes
+        old = old[self.accelerator.process_index * share :][:share]
+        device = batch["rewards"].device
+        self.replay_store = self.replay_store + gather_object(rows)
+        return {
+            name: pad_and_stack(
+                [tensor, *(row[name].to(device) for row in old)],
+                padding_side="left" if name.startswith("prompt") else "right",
+            )
+            for name, tensor in batch.items()
+        }
+
+    def round_state(self):
+        return super().round_state() | {"replay_store": self.replay_store}
+
+    def load_round_state(self, state):
+        super().load_round_state(state)
+        self.replay_store = state["replay_store"]
+
+    def group_loss(self, token_logps, batch):
+        args = self.args
+        pairs_of_group = self.args.num_generations // 2
+        parts = ple_loss(
+            pack_pairs(token_logps),
+            pack_pairs(batch["completion_mask"]),
+            pack_pairs(batch["rewards"]),
+            batch["threshold"].repeat_interleave(pairs_of_group),
+            wsft_reduction=args.wsft_reduction,
+            weight_range=args.weight_range,
+        )
+        losses = args.ranking_weight * parts.ranking + args.wsft_weight * parts.wsft
+        return losses.view(-1, pairs_of_group).mean(-1), {
+            "ple/gap": parts.gap,
+            "ple/ranked_fraction": parts.ranked.float(),
+            "ple/loss_ranking": parts.ranking,
+            "ple/loss_wsft": parts.wsft,
+        }
