@@ -1,5 +1,5 @@
 """
-Objectives: pure functions of log-probabilities and rewards, shaped `[groups, G]` or `[pairs, 2]`. No model, no trainer.
+Objectives: pure functions of log-probabilities and rewards, `[groups, G]` or `[pairs, 2]`. No model, no trainer.
 
 Log-probabilities are in nats and conditioned on the plain query. A reward of NaN takes its candidate out of the group.
 ℓ(y) is a response's summed log-probability and p(y) = ℓ(y)/|y| its token mean. NEAT's paper prints no formula for its

@@ -128,9 +128,7 @@ class TestDatasets:
             self.build(method, tmp_path, dataset(), eval_dataset=dataset().rename_column("prompt", "query"))
 
     def test_too_few_rows(self, method, tmp_path):
-        with pytest.raises(
-            ValueError, match=r"train_dataset has 1 row\(s\), and one generation batch takes 2 queries"
-        ):
+        with pytest.raises(ValueError, match=r"has 1 row\(s\), and one generation batch takes 2 queries"):
             self.build(method, tmp_path, dataset(rows=1))
 
     def test_no_rows(self, method, tmp_path):

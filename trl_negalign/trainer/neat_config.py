@@ -68,13 +68,11 @@ class NEATConfig(GroupConfig):
     )
     num_positive: int | None = field(
         default=None,
-        metadata={
-            "help": "Candidates sampled under the positive guide. Left out, half of what is left (odd one too)."
-        },
+        metadata={"help": "Candidates under the positive guide. Left out, half of what is left, and the odd one."},
     )
     num_negative: int | None = field(
         default=None,
-        metadata={"help": "Candidates sampled under the negative guide. Left out, half of what is left."},
+        metadata={"help": "Candidates under the negative guide. Left out, half of what is left."},
     )
     num_plain: int = field(default=0, metadata={"help": "Candidates sampled without a guide."})
     dataset_responses: list[str] | None = field(

@@ -32,8 +32,8 @@ class SeamError(RuntimeError):
 
     def __init__(self, seam: str, problem: str):
         super().__init__(
-            f"TRL {trl.__version__} changed {seam}: {problem}. trl-negalign is known to work with TRL {KNOWN_TO_WORK}; "
-            "install one of those, or a newer trl-negalign."
+            f"TRL {trl.__version__} changed {seam}: {problem}. This trl-negalign is known to work with TRL "
+            f"{KNOWN_TO_WORK}: install one of those, or a newer trl-negalign."
         )
 
 

@@ -1,0 +1,186 @@
+"""
+The trainer's loss and gradients against an independent path: METHODS written out again for one sequence at a time,
+without padding, batching, packing or any of the package's own functions.
+"""
+
+import math
+
+import pytest
+import torch
+
+from tests.helpers import GUIDES, QUESTIONS, build, dataset
+from trl_negalign import NEATConfig
+
+
+def sequence_log_probs(model, prompt_ids, completion_ids):
+    """log π(y_t | x, y_<t) for one sequence, from the model's plain logits."""
+    ids = torch.tensor([prompt_ids + completion_ids])
+    logits = model(input_ids=ids).logits[0]
+    log_probs = torch.log_softmax(logits.double(), dim=-1)
+    start = len(prompt_ids)
+    return torch.stack([log_probs[start - 1 + t, token] for t, token in enumerate(completion_ids)])
+
+
+def neat_reference(log_probs, rewards, options):
+    """L_sft(best) + α·L_rank(all) + β·L_penalty(worst), by loops."""
+    p = [lp.mean() for lp in log_probs]
+    scored = [i for i, r in enumerate(rewards) if not math.isnan(r)]
+    if len({rewards[i] for i in scored}) < 2:
+        return sum(lp.sum() for lp in log_probs) * 0
+    best = max(scored, key=lambda i: (rewards[i], -i))
+    worst = min(scored, key=lambda i: (rewards[i], i))
+    rank = 0
+    for i in scored:
+        for j in scored:
+            if rewards[i] < rewards[j]:
+                excess = options.get("ranking_margin", 0.0) + p[i] - p[j]
+                kind = options.get("ranking_loss_type", "hinge")
+                if kind == "hinge":
+                    rank = rank + (excess if excess > 0 else 0)
+                elif kind == "linear":
+                    rank = rank + p[i] - p[j]
+                else:
+                    rank = rank - torch.log(1 / (1 + torch.exp(excess)))
+    if options.get("penalty_type", "logprob") == "logprob":
+        penalty = p[worst]
+    else:
+        penalty = -torch.log(1 - torch.exp(log_probs[worst])).mean()
+    sft = -(log_probs[best].sum() if options.get("sft_reduction") == "sum" else p[best])
+    return sft + options.get("ranking_weight", 1.0) * rank + options["penalty_weight"] * penalty
+
+
+def ple_reference(log_probs, rewards, options):
+    """Eq. 3 or Eq. 4 for every pair of (plain, guided), mean over the pairs."""
+    half = len(rewards) // 2
+    total = 0
+    for i in range(half):
+        s, s_guided = rewards[i], rewards[half + i]
+        plain, guided = log_probs[i], log_probs[half + i]
+        if s_guided - s > options["threshold_init"]:
+            total = total - (guided.mean() - plain.mean())
+        else:
+            w = 2 * math.exp(s) / (math.exp(s) + math.exp(s_guided)) - 1
+            w_guided = 2 * math.exp(s_guided) / (math.exp(s) + math.exp(s_guided)) - 1
+            total = total - (w * plain.sum() + w_guided * guided.sum())
+    return total / half
+
+
+REFERENCE = {"neat": neat_reference, "ple": ple_reference}
+CASES = [
+    *[
+        ("neat", {"penalty_weight": 0.5} | options)
+        for options in (
+            {},
+            {"sft_reduction": "sum", "ranking_loss_type": "linear", "ranking_weight": 0.3},
+            {"ranking_loss_type": "logsigmoid", "ranking_margin": 0.2, "penalty_type": "unlikelihood"},
+        )
+    ],
+    # a threshold that splits the pairs into both branches, whatever the reward's scale
+    ("ple", {"threshold_init": 0.0}),
+    ("ple", {"threshold_init": 0.2}),
+]
+
+
+CASES = [
+    (method, options, responses)
+    for method, options in CASES
+    for responses in (False, True)
+    if method == "neat" or not responses  # PLE takes no responses from the dataset
+]
+
+
+@pytest.mark.parametrize(("method", "options", "responses"), CASES)
+@pytest.mark.parametrize("style", ["string", "conversation"])
+@pytest.mark.parametrize("scale", [0.1, 5.0])
+def test_loss_and_gradients(method, options, responses, style, scale, make_model, tokenizer, tmp_path):
+    seen = []
+
+    def reward(prompts, completions, completion_ids, **kwargs):
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        rewards = [scale * math.sin(sum(map(ord, text))) for text in texts]
+        seen.extend(zip(prompts, completion_ids, rewards, strict=True))
+        return rewards
+
+    model = make_model()
+    size = 6 if responses else 4
+    # one optimizer step of plain SGD: the weights move by exactly minus the gradient
+    trainer = build(
+        method,
+        model,
+        tokenizer,
+        tmp_path,
+        dataset(style, responses),
+        reward,
+        num_generations=size,
+        per_device_train_batch_size=2 * size,
+        gradient_accumulation_steps=2,
+        optim="sgd",
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        max_steps=1,
+        **options,
+    )
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer.train()
+    moved = {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
+
+    reference = make_model().double()
+    assert len(seen) == 4 * size
+    losses = []
+    for start in range(0, len(seen), size):
+        log_probs, rewards = [], []
+        for prompt, completion_ids, reward_value in seen[start : start + size]:
+            if style == "string":
+                prompt_ids = tokenizer(prompt)["input_ids"]
+            else:
+                prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+                prompt_ids = prompt_ids["input_ids"]
+            log_probs.append(sequence_log_probs(reference, prompt_ids, completion_ids))
+            rewards.append(reward_value)
+        losses.append(REFERENCE[method](log_probs, rewards, options))
+    loss = sum(losses) / len(losses)
+    loss.backward()
+
+    logged = [log["loss"] for log in trainer.state.log_history if "loss" in log][0]
+    assert logged == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
+    difference = math.sqrt(sum((moved[n] - p.grad).norm().item() ** 2 for n, p in reference.named_parameters()))
+    size_of_gradient = math.sqrt(sum(p.grad.norm().item() ** 2 for p in reference.parameters()))
+    assert size_of_gradient > 1e-3
+    assert difference / size_of_gradient < 1e-5
+
+
+def test_both_branches_of_ple_are_hit(model, tokenizer, tmp_path):
+    trainer = build("ple", model, tokenizer, tmp_path, num_generations=2, max_steps=2)
+    trainer.train()
+    fractions = [log["ple/ranked_fraction"] for log in trainer.state.log_history if "ple/ranked_fraction" in log]
+    assert any(0 < fraction < 1 for fraction in fractions)
+
+
+@pytest.mark.parametrize("style", ["string", "conversation"])
+def test_the_guide_is_sampled_from_but_never_trained_on(style, model, tokenizer, tmp_path, monkeypatch):
+    trainer = build("neat", model, tokenizer, tmp_path, dataset(style), num_plain=1, max_steps=1)
+    sampled_from, trained_on = [], []
+    generate = type(trainer)._generate_single_turn
+    log_probs = type(trainer)._get_per_token_logps_and_entropies
+
+    def record_generate(self, prompt_ids, *args, **kwargs):
+        sampled_from.extend(tokenizer.batch_decode(prompt_ids))
+        return generate(self, prompt_ids, *args, **kwargs)
+
+    def record_log_probs(self, model, input_ids, *args, **kwargs):
+        trained_on.extend(tokenizer.batch_decode(input_ids))
+        return log_probs(self, model, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(type(trainer), "_generate_single_turn", record_generate)
+    monkeypatch.setattr(type(trainer), "_get_per_token_logps_and_entropies", record_log_probs)
+    trainer.train()
+
+    positive, negative = GUIDES[NEATConfig].values()
+    for group in (sampled_from[:4], sampled_from[4:]):
+        assert positive not in group[0] and negative not in group[0]
+        assert positive in group[1] and positive in group[2]
+        assert negative in group[3]
+        assert all(any(question in text for text in group) for question in [QUESTIONS[0][:8]])
+    assert len(trained_on) == 8
+    assert not any(positive in text or negative in text for text in trained_on)
