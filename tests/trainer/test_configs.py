@@ -92,6 +92,8 @@ def test_bad_values(out, config_class, options, message):
 @pytest.mark.parametrize("config_class", [NEATConfig, PLEConfig])
 def test_grpo_options_without_meaning_are_refused(out, config_class, name, value):
     assert name in UNUSED_GRPO_OPTIONS
+    if name not in config_class.__dataclass_fields__:
+        pytest.skip(f"this TRL has no {name}")
     with pytest.raises(ValueError, match=f"{name}=.* means nothing in {config_class.__name__}. Leave it out"):
         config_class(**out, **{name: value})
 

@@ -167,7 +167,8 @@ def test_group_order_and_completions_table(style, model, tokenizer, tmp_path):
     trainer.train()
     table = pd.read_parquet(tmp_path / "out" / "completions" / "completions_00001.parquet")
     assert table["kind"].tolist() == ["plain", "positive", "positive", "negative", "chosen", "rejected"]
-    query = next(row for row in data if text_of(row["prompt"]) == text_of(table["prompt"][0]))
+    # TRL before 1.15 writes the rendered conversation
+    query = next(row for row in data if f"{text_of(row['prompt'])}\n" in f"{text_of(table['prompt'][0])}\n")
     for column in ("chosen", "rejected"):
         completion = table.loc[table["kind"] == column, "completion"].item()
         assert text_of(completion) == text_of(query[column])
@@ -272,7 +273,8 @@ def test_rewards_see_the_plain_query(method, model, tokenizer, tmp_path):
     queries = [row["prompt"] for row in data]
     assert all(prompt in queries for prompt in seen)
     table = pd.read_parquet(tmp_path / "out" / "completions" / "completions_00001.parquet")
-    assert {text_of(prompt) for prompt in table["prompt"]} <= {text_of(prompt) for prompt in queries}
+    guides = GUIDES[METHODS[method][1]].values()
+    assert not any(guide in str(prompt) for guide in guides for prompt in table["prompt"])
 
 
 @ALL

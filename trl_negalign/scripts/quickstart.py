@@ -153,7 +153,8 @@ def main(args: QuickstartArguments) -> dict:
     )
     for when, means in (("before", before_means), ("after", after_means)):
         print("  {:7} {:+.3f} ± {:.3f}".format(when, *mean_and_error(means)))
-    print(f"  gain    {gain:+.3f} ± {gain_error:.3f}, {gain / gain_error:.1f} standard errors, paired by query")
+    errors = gain / gain_error if gain_error else 0.0
+    print(f"  gain    {gain:+.3f} ± {gain_error:.3f}, {errors:.1f} standard errors, paired by query")
     print("Perplexity of the completions under the untrained model (fluency; lower is closer to its own text):")
     print(
         f"  {before_perplexity:.1f} before, {after_perplexity:.1f} after: {after_perplexity / before_perplexity:.2f}x"

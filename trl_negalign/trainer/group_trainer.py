@@ -160,6 +160,12 @@ class GroupTrainer(GRPOTrainer):
             return [PLAIN_CANDIDATE] * rows
         return [self.candidates[row % len(self.candidates)] for row in range(rows)]
 
+    def _end_tokens(self) -> list[int]:
+        """Every token that ends a completion: the tokenizer's, and those that the model declares."""
+        declared = self.model.generation_config.eos_token_id
+        declared = [declared] if isinstance(declared, int) else declared or []
+        return [self.processing_class.eos_token_id, *declared]
+
     def _generate(self, prompts):
         candidates = self._row_candidates(len(prompts))
         sampled = [row for row, candidate in enumerate(candidates) if candidate.column is None]
@@ -183,7 +189,7 @@ class GroupTrainer(GRPOTrainer):
                 prompts[row],
                 generated[0][row],
                 self._round_inputs[row][candidate.column],
-                self.eos_token_ids,
+                self._end_tokens(),
                 self.max_completion_length,
                 self.chat_template_kwargs,
             )

