@@ -26,7 +26,7 @@ def test_it_leaves_what_it_names(method, model_dir, tmp_path, capsys):
     results = json.loads((out / "results.json").read_text())
     assert results["method"] == method and results["steps"] == 2
     assert results["gain"][0] == pytest.approx(results["after"][0] - results["before"][0], abs=1e-6)
-    held_out = pd.read_csv(out / "held_out.csv")
+    held_out = pd.read_json(out / "held_out.jsonl", lines=True)
     assert len(held_out) == 192
     assert held_out["reward_before"].mean() == pytest.approx(results["before"][0], abs=1e-6)
     assert len(list((out / "completions").glob("*.parquet"))) == 2

@@ -1,6 +1,7 @@
 """Bad input: one clear error that names the field and the remedy, before a model is loaded."""
 
 import pytest
+from trl import TrlParser
 
 from tests.helpers import METHODS, build, dataset
 from trl_negalign import NEATConfig, PLEConfig
@@ -19,6 +20,7 @@ def test_defaults(out):
     neat, ple = NEATConfig(**out), PLEConfig(**out)
     assert (neat.num_generations, ple.num_generations) == (4, 2)
     assert (neat.sft_weight, neat.ranking_weight, neat.ranking_margin) == (1.0, 1.0, 0.0)
+    assert (neat.penalty_type, neat.penalty_weight, neat.penalty_floor) == ("logprob", 0.1, -5.0)
     assert (ple.threshold_init, ple.threshold_decay, ple.threshold_schedule, ple.replay) == (0.2, 0.9, "geometric", 0)
     assert neat.vllm_importance_sampling_correction is False
 
@@ -65,7 +67,9 @@ def test_batch_that_tears_groups(out):
         (PLEConfig, {"wsft_reduction": "max"}, "wsft_reduction='max' is unknown"),
         (PLEConfig, {"weight_range": "half"}, "weight_range='half' is unknown"),
         (PLEConfig, {"replay": "some"}, "replay='some' must be a whole number, 0 or larger, or 'all'"),
-        (PLEConfig, {"replay": -1}, "replay=-1 must be a finite number, 0 or larger"),
+        (PLEConfig, {"replay": -1}, "replay=-1 must be a whole number, 0 or larger, or 'all'"),
+        (PLEConfig, {"replay": 1.5}, "replay=1.5 must be a whole number"),
+        (PLEConfig, {"replay": None}, "replay=None must be a whole number"),
         (PLEConfig, {"num_generations": 3, "per_device_train_batch_size": 3}, "num_generations=3 must be even.*to 4"),
     ],
 )
@@ -164,6 +168,23 @@ class TestDatasets:
             trainer_class("no/such-model", args=args, train_dataset=dataset(), **{name: [print]})
 
 
+@pytest.mark.parametrize(("text", "expected"), [("all", "all"), ("2", 2)])
+def test_command_line_and_yaml(text, expected, tmp_path):
+    config = tmp_path / "ple.yaml"
+    config.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\nbf16: false\nreplay: {text}\n")
+    parser = TrlParser((PLEConfig,))
+    assert parser.parse_args_and_config(["--config", str(config)])[0].replay == expected
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--replay", text]
+    assert parser.parse_args_and_config(flags)[0].replay == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("chosen", ["chosen"]), ("none", []), ("[a, b]", ["a", "b"])])
+def test_dataset_responses_in_yaml(text, expected, tmp_path):
+    config = tmp_path / "neat.yaml"
+    config.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\nbf16: false\ndataset_responses: {text}\n")
+    assert TrlParser((NEATConfig,)).parse_args_and_config(["--config", str(config)])[0].dataset_responses == expected
+
+
 def test_missing_response_column(tmp_path):
     with pytest.raises(ValueError, match="dataset_responses names the column 'answer', which train_dataset does not"):
         build("neat", "no/such-model", None, tmp_path, dataset_responses=["answer"])
@@ -176,6 +197,27 @@ def test_empty_response(tmp_path, style):
     data = data.map(lambda row, i: {"rejected": empty if i == 3 else row["rejected"]}, with_indices=True)
     with pytest.raises(ValueError, match=r"train_dataset\[3\]\['rejected'\] is empty.*dataset.filter"):
         build("neat", "no/such-model", None, tmp_path, data)
+
+
+def test_response_in_another_style(tmp_path):
+    data = dataset().add_column("chosen", [[{"role": "assistant", "content": "a"}]] * 16)
+    with pytest.raises(ValueError, match=r"\['chosen'\] is a message list and its prompt is text"):
+        build("neat", "no/such-model", None, tmp_path, data)
+
+
+def test_conversation_without_a_user_message(tmp_path):
+    data = dataset("conversation").map(lambda row: {"prompt": [{"role": "system", "content": "x"}]})
+    with pytest.raises(ValueError, match=r"\[0\]\['prompt'\] has no user message.*guide_placement='system'"):
+        build("neat", "no/such-model", None, tmp_path, data)
+
+
+def test_a_stream_is_checked_by_its_first_row(tmp_path):
+    stream = dataset(responses=True).to_iterable_dataset().map(lambda row: row)
+    assert stream.column_names is None
+    with pytest.raises(ValueError, match="leaves nothing to sample beside 2 dataset response"):
+        build("neat", "no/such-model", None, tmp_path, stream, num_generations=2)
+    with pytest.raises(ValueError, match="has no 'prompt' column"):
+        build("neat", "no/such-model", None, tmp_path, stream.rename_column("prompt", "query"))
 
 
 def test_response_of_several_messages(tmp_path):

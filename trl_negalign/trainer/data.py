@@ -10,30 +10,33 @@ from ..guides import Prompt
 
 
 def column_names(dataset, name: str) -> list[str]:
-    """A dataset's columns, none for a stream that does not know them; a `TypeError` if it is not a dataset."""
+    """What a dataset's rows hold, by its first row where there is one; a `TypeError` if it is not a dataset."""
     if not isinstance(dataset, (Dataset, IterableDataset)):
         raise TypeError(
             f"{name} is {dataset!r} of type {type(dataset).__name__}. Pass a datasets.Dataset or IterableDataset with "
             "a 'prompt' column."
         )
-    return dataset.column_names or []
+    # the first row knows better than `column_names`: a mapped stream has none, a transform may change them
+    return list(next(iter(dataset), dataset.column_names or []))
 
 
-def check_dataset(dataset, name: str, response_columns: Sequence[str]) -> None:
+def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guided_in_user_turn: bool = False) -> None:
     """
     Check a dataset before anything expensive happens.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): an iterable one is checked by its columns only.
+        dataset (`Dataset` or `IterableDataset`): of a stream, or where a transform makes the rows, only the first row
+            is checked.
         name (`str`): `"train_dataset"` or `"eval_dataset"`, for the messages.
         response_columns (`Sequence[str]`): columns that hold a response to each query.
+        guided_in_user_turn (`bool`): whether each conversation needs a user message to take a guide.
 
     Raises:
-        ValueError: on an empty dataset, a missing column, or a row without a query or without a response.
+        ValueError: on an empty dataset, a missing column, or a row that cannot be used.
     """
     columns = column_names(dataset, name)
-    if not columns and isinstance(dataset, IterableDataset):
-        return
+    if not columns or (isinstance(dataset, Dataset) and len(dataset) == 0):
+        raise ValueError(f"{name} is empty. Give at least as many rows as one generation batch has groups.")
     if "prompt" not in columns:
         raise ValueError(
             f"{name} has no 'prompt' column, only {columns}. Rename the column that holds the query, or split "
@@ -44,25 +47,47 @@ def check_dataset(dataset, name: str, response_columns: Sequence[str]) -> None:
             raise ValueError(
                 f"dataset_responses names the column {column!r}, which {name} does not have. It has {columns}."
             )
-    if isinstance(dataset, IterableDataset):
-        return
-    if len(dataset) == 0:
-        raise ValueError(f"{name} is empty. Give at least as many rows as one generation batch has groups.")
     if "image" in columns or "images" in columns:
         raise ValueError(f"{name} has images, which are not supported. Remove the column, or train with GRPOTrainer.")
-    for column in ("prompt", *response_columns):
-        for row, value in enumerate(dataset[column]):
-            text = value if isinstance(value, str) or not value else value[-1]["content"]
-            if not text or (isinstance(text, str) and not text.strip()):
-                raise ValueError(
-                    f"{name}[{row}][{column!r}] is empty: {value!r}. Drop such rows, e.g. with dataset.filter"
-                    + (", or leave the column out of dataset_responses." if column != "prompt" else ".")
-                )
-            if column != "prompt" and not isinstance(value, str) and len(value) != 1:
-                raise ValueError(
-                    f"{name}[{row}][{column!r}] has {len(value)} messages, and a response is one assistant message. "
-                    "Move the earlier messages to 'prompt', e.g. with trl.extract_prompt."
-                )
+    used = ["prompt", *response_columns]
+    stored = isinstance(dataset, Dataset) and set(used) <= set(dataset.column_names)
+    first = next(iter(dataset))
+    values = zip(*(dataset[column] if stored else [first[column]] for column in used), strict=True)
+    for row, (prompt, *responses) in enumerate(values):
+        _check_prompt(prompt, f"{name}[{row}]['prompt']", guided_in_user_turn)
+        for column, response in zip(response_columns, responses, strict=True):
+            _check_response(response, f"{name}[{row}][{column!r}]", isinstance(prompt, str))
+
+
+def _text(value: Prompt) -> str:
+    """The text of a prompt or response, of its last message where it has messages."""
+    content = value if isinstance(value, str) or not value else value[-1]["content"]
+    return content if isinstance(content, str) or not content else "".join(part.get("text", "") for part in content)
+
+
+def _check_prompt(prompt: Prompt, place: str, guided_in_user_turn: bool) -> None:
+    if not (_text(prompt) or "").strip():
+        raise ValueError(f"{place} is empty: {prompt!r}. Drop such rows, e.g. with dataset.filter.")
+    if guided_in_user_turn and not isinstance(prompt, str) and all(message["role"] != "user" for message in prompt):
+        raise ValueError(
+            f"{place} has no user message to put the guide before: {prompt!r}. Drop such rows, or use "
+            "guide_placement='system'."
+        )
+
+
+def _check_response(response: Prompt, place: str, prompt_is_text: bool) -> None:
+    if not (_text(response) or "").strip():
+        raise ValueError(
+            f"{place} is empty: {response!r}. Drop such rows, e.g. with dataset.filter, or leave the column out of "
+            "dataset_responses."
+        )
+    if not isinstance(response, str) and len(response) != 1:
+        raise ValueError(
+            f"{place} has {len(response)} messages, and a response is one assistant message. Move the earlier ones to "
+            "'prompt', e.g. with trl.extract_prompt."
+        )
+    if prompt_is_text and not isinstance(response, str):
+        raise ValueError(f"{place} is a message list and its prompt is text: {response!r}. Use one style for both.")
 
 
 def response_ids(

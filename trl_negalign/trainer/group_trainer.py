@@ -8,10 +8,12 @@ query becomes the plain one again before TRL scores it. Rows are then packed int
 split act on groups and never tear one. In evaluation every candidate is plain: what is measured is what is deployed.
 """
 
+import inspect
 import os
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.logging import get_logger
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
 from transformers import ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -24,6 +26,8 @@ from .data import check_dataset, column_names, response_ids
 from .group_config import GroupConfig
 from .seams import SeamError, check_seams
 
+
+logger = get_logger(__name__)
 
 STATE_NAME = "group_state.pt"
 # TRL's per-row tensors that group training reads
@@ -69,10 +73,14 @@ class GroupTrainer(GRPOTrainer):
         for name in ("tools", "rollout_func", "environment_factory"):
             if kwargs.get(name):
                 raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
-        if isinstance(processing_class, ProcessorMixin):
-            raise ValueError(f"{type(self).__name__} trains text models only. Pass the tokenizer as processing_class.")
+        self._refuse_processor(processing_class)
         self.candidates = self.build_candidates(args, column_names(train_dataset, "train_dataset"))
-        check_dataset(train_dataset, "train_dataset", [c.column for c in self.candidates if c.column is not None])
+        check_dataset(
+            train_dataset,
+            "train_dataset",
+            [candidate.column for candidate in self.candidates if candidate.column is not None],
+            guided_in_user_turn=args.guide_placement != "system" and any(c.guide for c in self.candidates),
+        )
         queries = args.generation_batch_size // args.num_generations
         if isinstance(train_dataset, Dataset) and len(train_dataset) < queries:
             raise ValueError(
@@ -82,9 +90,13 @@ class GroupTrainer(GRPOTrainer):
             )
         if eval_dataset is not None:
             for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
-                check_dataset(dataset, "eval_dataset", [])
+                check_dataset(dataset, "eval_dataset")
+        if args.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
+            raise ValueError(
+                "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.15."
+            )
         self.generation_round = 0
-        self._round_inputs, self._round_rewards = None, None
+        self._round_inputs, self._round_rewards, self._round_start = None, None, None
 
         # TRL prepares reference log-probabilities where `args.beta` is not 0. A method that needs them for itself
         # turns that on for TRL alone; the KL term below reads the user's own value.
@@ -106,6 +118,16 @@ class GroupTrainer(GRPOTrainer):
             )
         finally:
             args.beta = self.kl_weight
+        self._refuse_processor(self.processing_class)  # TRL may have loaded one
+        base = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if "position_ids" in inspect.signature(base.forward).parameters:
+            for scored in (self.model, self.ref_model):
+                if scored is not None:
+                    scored.register_forward_pre_hook(_positions_from_mask, with_kwargs=True)
+
+    def _refuse_processor(self, processing_class):
+        if isinstance(processing_class, ProcessorMixin):
+            raise ValueError(f"{type(self).__name__} trains text models only. Pass a tokenizer as processing_class.")
 
     @staticmethod
     def build_candidates(args: GroupConfig, columns: list[str]) -> list[Candidate]:
@@ -166,54 +188,81 @@ class GroupTrainer(GRPOTrainer):
         declared = [declared] if isinstance(declared, int) else declared or []
         return [self.processing_class.eos_token_id, *declared]
 
-    def _generate(self, prompts):
+    def _on_all_processes(self, prepare):
+        """What `prepare()` returns; if it raises on any process, all processes raise, and none waits for another."""
+        error, result = None, None
+        try:
+            result = prepare()
+        except Exception as raised:
+            error = raised
+        for process, message in enumerate(gather_object([repr(error) if error else None])):
+            if message is not None:
+                raise error or RuntimeError(f"Process {process} stopped with {message}")
+        return result
+
+    def _prepare_group(self, prompts):
+        """Guided prompts of the rows to sample, by row; plain prompts' tokens; tokens of dataset responses, by row."""
         candidates = self._row_candidates(len(prompts))
-        sampled = [row for row, candidate in enumerate(candidates) if candidate.column is None]
-        guided = [apply_guide(prompts[row], candidates[row].guide, self.args.guide_placement) for row in sampled]
+        prompt_ids = self._tokenize_prompts(prompts)[0]
+        guided, from_dataset = {}, {}
+        for row, candidate in enumerate(candidates):
+            if candidate.column is None:
+                guided[row] = apply_guide(prompts[row], candidate.guide, self.args.guide_placement)
+            else:
+                from_dataset[row] = response_ids(
+                    self.processing_class,
+                    prompts[row],
+                    prompt_ids[row],
+                    self._round_inputs[row][candidate.column],
+                    self._end_tokens(),
+                    self.max_completion_length,
+                    self.chat_template_kwargs,
+                )
+        return guided, prompt_ids, from_dataset
+
+    def _generate(self, prompts):
+        training = self.model.training
+        guided, prompt_ids, from_dataset = self._on_all_processes(lambda: self._prepare_group(prompts))
         # vLLM samples `prompts[::num_generations]` n times each, which would give all candidates the first one's guide
         sizes = self.num_generations, self.num_generations_eval
         self.num_generations = self.num_generations_eval = 1
         try:
-            generated = list(super()._generate(guided))
+            generated = list(super()._generate(list(guided.values())))
         finally:
             self.num_generations, self.num_generations_eval = sizes
+            self.model.train(training)  # one of TRL's generation paths leaves it in training mode
         if not len(generated[0]) == len(generated[1]) == len(generated[3]) == len(guided):
             raise SeamError("GRPOTrainer._generate", "it no longer returns prompts, completions and masks in order")
 
-        generated[0] = self._tokenize_prompts(prompts)[0]
-        if len(sampled) == len(prompts):
+        generated[0] = prompt_ids
+        if not from_dataset:
             return tuple(generated)
-        from_dataset = {
-            row: response_ids(
-                self.processing_class,
-                prompts[row],
-                generated[0][row],
-                self._round_inputs[row][candidate.column],
-                self._end_tokens(),
-                self.max_completion_length,
-                self.chat_template_kwargs,
-            )
-            for row, candidate in enumerate(candidates)
-            if candidate.column is not None
-        }
         texts = self.processing_class.batch_decode(list(from_dataset.values()), skip_special_tokens=True)
         if not isinstance(prompts[0], str):
             texts = [[{"role": "assistant", "content": text}] for text in texts]
-        fills = {
-            1: from_dataset,
-            3: dict(zip(from_dataset, texts, strict=True)),
-        }
+        fills = {1: from_dataset, 3: dict(zip(from_dataset, texts, strict=True))}
         # anything else by row is the sampler's log-probabilities, which dataset responses do not have
         zeros = {row: [0.0] * len(ids) for row, ids in from_dataset.items()}
         for index in range(1, len(generated)):
-            if isinstance(generated[index], list) and len(generated[index]) == len(sampled):
-                rows = fills.get(index, zeros) | dict(zip(sampled, generated[index], strict=True))
+            if isinstance(generated[index], list) and len(generated[index]) == len(guided):
+                rows = fills.get(index, zeros) | dict(zip(guided, generated[index], strict=True))
                 generated[index] = [rows[row] for row in range(len(prompts))]
         return tuple(generated)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         self._log_completion_extra("kind", [candidate.kind for candidate in self._row_candidates(len(prompts))])
-        rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        calculate = super()._calculate_rewards
+
+        def calculate_and_gather():
+            try:
+                return calculate(inputs, prompts, completions, completion_ids_list)
+            except Exception:
+                # the other processes wait where the rewards are gathered
+                size = (len(prompts), len(self.reward_funcs))
+                self.accelerator.gather(torch.full(size, torch.nan, device=self.accelerator.device))
+                raise
+
+        rewards_per_func = self._on_all_processes(calculate_and_gather)
         infinite = torch.isinf(rewards_per_func).nonzero()
         if len(infinite):
             row, func = infinite[0].tolist()
@@ -235,6 +284,8 @@ class GroupTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         self._round_inputs = inputs
+        if self.model.training:
+            self._round_start = self.round_state()
         output = super()._generate_and_score_completions(inputs)
         start = self.accelerator.process_index * len(inputs)
         rewards = self._round_rewards[start : start + len(inputs)]
@@ -307,6 +358,7 @@ class GroupTrainer(GRPOTrainer):
         queries = gather_object(
             [self.processing_class.decode(ids) for ids, is_broken in zip(prompts, broken, strict=True) if is_broken]
         )
+        self.load_round_state(self._round_start)
         self._save_checkpoint(model, trial=None)
         shown = "\n".join(f"- {query!r}" for query in dict.fromkeys(queries))
         raise FloatingPointError(
@@ -326,14 +378,36 @@ class GroupTrainer(GRPOTrainer):
         self.generation_round = state["generation_round"]
 
     def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
+        # a round that is not used up is sampled anew on resume, so it must not have counted
+        cycle = self.args.steps_per_generation * self.num_iterations
+        state = self._round_start if self._step % cycle else self.round_state()
         if self.args.should_save:
             folder = os.path.join(
                 self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             )
-            torch.save(self.round_state(), os.path.join(folder, STATE_NAME))
+            os.makedirs(folder, exist_ok=True)
+            torch.save(state, os.path.join(folder, STATE_NAME))
+        super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and os.path.isfile(path := os.path.join(checkpoint, STATE_NAME)):
+        if checkpoint is None:
+            return
+        path = os.path.join(checkpoint, STATE_NAME)
+        if os.path.isfile(path):
             self.load_round_state(torch.load(path, map_location="cpu", weights_only=True))
+        else:
+            logger.warning(f"{checkpoint} has no {STATE_NAME}: the generation rounds are counted from 0 again.")
+
+
+def _positions_from_mask(module, args, kwargs):
+    """
+    Forward pre-hook: number the tokens from the first that is not padding, as generation does.
+
+    TRL scores left-padded rows without positions. Rotary models do not mind; models with learnt positions (GPT-2)
+    would be scored at other positions than they sampled from, by an amount that depends on the batch.
+    """
+    mask = kwargs.get("attention_mask")
+    if mask is None or kwargs.get("position_ids") is not None or kwargs.get("past_key_values") is not None:
+        return None
+    return args, kwargs | {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}

@@ -22,8 +22,9 @@ class PLEConfig(GroupConfig):
             principle guide, and the two are paired in order.
         replay (`int` or `str`, *optional*, defaults to `0`):
             Old pairs that each fresh pair is trained with: `0` trains on the current round only (ours), a number k
-            adds k random old pairs a fresh one, `"all"` trains on every pair so far, as the paper's Algorithm 1 does
-            (a step then grows with the number of rounds, in time and in memory).
+            adds k random old pairs a fresh one, `"all"` trains on every pair so far, as the paper's Algorithm 1 does.
+            They join the fresh pairs' micro-batches: a step takes k + 1 times the time and memory, and with `"all"`
+            it grows with every round. Every process keeps the tokens of all pairs in its main memory.
 
         > Parameters that control the objective
 
@@ -48,7 +49,7 @@ class PLEConfig(GroupConfig):
         default="@dialogue",
         metadata={"help": "Guide for the principle-guided half: a text, or '@name' for a packaged guide."},
     )
-    replay: int | str = field(
+    replay: int | str | None = field(
         default=0,
         metadata={"help": "Old pairs that each fresh pair is trained with: a number, or 'all'."},
     )
@@ -79,11 +80,9 @@ class PLEConfig(GroupConfig):
             )
         super().__post_init__()
         if self.replay != "all":
-            try:
-                self.replay = int(self.replay)
-            except ValueError:
-                raise ValueError(f"replay={self.replay!r} must be a whole number, 0 or larger, or 'all'.") from None
-            not_negative(self, "replay")
+            if not str(self.replay).isdecimal():
+                raise ValueError(f"replay={self.replay!r} must be a whole number, 0 or larger, or 'all'.")
+            self.replay = int(self.replay)
         one_of(self, "threshold_schedule", THRESHOLD_SCHEDULES)
         one_of(self, "wsft_reduction", REDUCTIONS)
         one_of(self, "weight_range", WEIGHT_RANGES)

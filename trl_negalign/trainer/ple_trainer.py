@@ -96,13 +96,14 @@ class PLETrainer(GroupTrainer):
     def _with_replay(self, batch):
         """Add old groups to the fresh ones, the same ones however many processes share them, and store the fresh."""
         fresh = len(batch["rewards"])
-        rows = [{name: tensor[i : i + 1].cpu() for name, tensor in batch.items()} for i in range(fresh)]
+        rows = [{name: tensor[i : i + 1].cpu().clone() for name, tensor in batch.items()} for i in range(fresh)]
         old = self.replay_store
         if self.args.replay != "all":
             wanted = min(self.args.replay * fresh * self.accelerator.num_processes, len(old))
             generator = torch.Generator().manual_seed(self.args.seed + self.generation_round)
             old = [old[i] for i in torch.randperm(len(old), generator=generator)[:wanted].tolist()]
         share = len(old) // self.accelerator.num_processes
+        share -= share % self.args.steps_per_generation  # every micro-batch gets as many
         old = old[self.accelerator.process_index * share :][:share]
         device = batch["rewards"].device
         self.replay_store = self.replay_store + gather_object(rows)
