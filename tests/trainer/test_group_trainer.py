@@ -358,7 +358,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(method, model, tokenizer, tmp_p
     saved = type(model).from_pretrained(tmp_path / "out" / "checkpoint-1")
     assert distance(kept[0], weights(saved)) == 0.0
     # the round that failed has not counted: a resumed run samples it again
-    assert torch.load(tmp_path / "out" / "checkpoint-1" / STATE_NAME)["generation_round"] == 1
+    assert torch.load(tmp_path / "out" / "checkpoint-1" / STATE_NAME)["step"] == 1
 
 
 # Options of TRL and transformers
@@ -542,15 +542,6 @@ def test_replayed_groups_have_the_log_probs_they_had(make_model, tokenizer, tmp_
     assert len(second) == 2 * len(first) == 8
     for rewards, sums in first.items():
         assert torch.allclose(second[rewards], sums, atol=1e-5)
-
-
-def test_a_round_that_is_not_used_up_has_not_counted(model, tokenizer, tmp_path):
-    trainer = build(
-        "ple", model, tokenizer, tmp_path, num_iterations=2, max_steps=4, save_strategy="steps", save_steps=1
-    )
-    trainer.train()
-    rounds = [torch.load(tmp_path / "out" / f"checkpoint-{i}" / STATE_NAME)["generation_round"] for i in (1, 2, 3, 4)]
-    assert rounds == [0, 1, 1, 2]
 
 
 def test_the_state_is_there_when_a_checkpoint_is_pushed(model, tokenizer, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """
 Controlled sentiment writing in minutes: SmolLM2-135M continues openings of reviews, VADER's sentiment of what it
-writes is the reward, and NEAT or PLE trains a LoRA adapter on it. Nothing is asked of a model hub unless `--model` does.
+writes is the reward, and NEAT or PLE trains a LoRA adapter on it. A model hub is asked only if `--model` names one.
 """
 
 import json

@@ -18,10 +18,12 @@ from datasets import Dataset
 from transformers import ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
+from .checkpoints import find_checkpoint
 from .data import check_dataset, column_names, response_ids
 from .group_config import GroupConfig
 from .seams import SeamError, check_seams
@@ -95,7 +97,6 @@ class GroupTrainer(GRPOTrainer):
             raise ValueError(
                 "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.15."
             )
-        self.generation_round = 0
         self._round_inputs, self._round_rewards, self._round_start = None, None, None
 
         # TRL prepares reference log-probabilities where `args.beta` is not 0. A method that needs them for itself
@@ -299,15 +300,23 @@ class GroupTrainer(GRPOTrainer):
         all_rewards = self.accelerator.gather(batch["rewards"])
         silent = ~has_signal(self.comparisons(all_rewards))
         self._metrics["train"]["frac_groups_no_signal"].append(silent.float().mean().item())
-        batch = self.start_round(batch, all_rewards)
-        self.generation_round += 1
-        return batch
+        return self.start_round(batch, all_rewards)
+
+    @property
+    def _cycle(self) -> int:
+        """Micro-batches from one generation to the next."""
+        return self.args.steps_per_generation * self.num_iterations
+
+    @property
+    def generation_round(self) -> int:
+        """Number of the generation round that is being trained on or started, from 0; unchanged by a resume."""
+        return self._step // self._cycle
 
     @property
     def total_rounds(self) -> int:
         """Generation rounds of the whole run."""
         steps = self.state.max_steps * self.args.gradient_accumulation_steps
-        return -(-steps // (self.args.steps_per_generation * self.num_iterations))
+        return -(-steps // self._cycle)
 
     # Loss
 
@@ -358,7 +367,9 @@ class GroupTrainer(GRPOTrainer):
         queries = gather_object(
             [self.processing_class.decode(ids) for ids, is_broken in zip(prompts, broken, strict=True) if is_broken]
         )
-        self.load_round_state(self._round_start)
+        self._step -= self._step % self.args.gradient_accumulation_steps  # back to the last optimizer step
+        if self._step % self._cycle == 0:
+            self.load_round_state(self._round_start)  # the round was sampled for nothing
         self._save_checkpoint(model, trial=None)
         shown = "\n".join(f"- {query!r}" for query in dict.fromkeys(queries))
         raise FloatingPointError(
@@ -371,33 +382,97 @@ class GroupTrainer(GRPOTrainer):
 
     def round_state(self) -> dict:
         """What a checkpoint keeps of the generation rounds: tensors, numbers, text, lists and dictionaries of them."""
-        return {"generation_round": self.generation_round}
+        return {}
 
     def load_round_state(self, state: dict) -> None:
         """Take up what [`round_state`] gave."""
-        self.generation_round = state["generation_round"]
+
+    def _run_identity(self) -> dict:
+        """What must be the same in a run that is resumed."""
+        candidates = [f"{candidate.kind}: {candidate.guide or candidate.column}" for candidate in self.candidates]
+        return {"method": self._name, "group size": len(candidates), "candidates": candidates}
+
+    def _get_train_sampler(self, dataset=None):
+        sampler = super()._get_train_sampler(dataset)
+        if isinstance(sampler, RepeatSampler):
+            sampler.__class__ = _EpochSampler
+            sampler.epoch = lambda: int(self.state.epoch or 0)
+        return sampler
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        As [`~transformers.Trainer.train`]; a run that is resumed goes on as if it had never stopped.
+
+        Raises:
+            ValueError: if a checkpoint is only half written, was left by a run of another method, group or guides, or
+                stands inside a generation cycle of another number of processes.
+        """
+        if resume_from_checkpoint:
+            resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+            self._check_resumable(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _check_resumable(self, checkpoint: str) -> None:
+        if not os.path.isfile(os.path.join(checkpoint, STATE_NAME)):
+            logger.warning(f"{checkpoint} has no {STATE_NAME}: the generation rounds are counted from 0 again.")
+            return
+        state = torch.load(os.path.join(checkpoint, STATE_NAME), map_location="cpu", weights_only=True)
+        for name, value in self._run_identity().items():
+            if state["identity"][name] != value:
+                raise ValueError(
+                    f"{checkpoint} cannot be resumed: its {name} was {state['identity'][name]!r}, and this run's is "
+                    f"{value!r}. Resume with the options it was written with, or start a new run from its weights."
+                )
+        if state["inside_cycle"] and state["processes"] != self.accelerator.num_processes:
+            raise ValueError(
+                f"{checkpoint} stands inside a generation cycle of {state['processes']} process(es), and this run has "
+                f"{self.accelerator.num_processes}. Resume with as many, or from a checkpoint at the end of a cycle "
+                "(every steps_per_generation * num_iterations / gradient_accumulation_steps steps)."
+            )
 
     def _save_checkpoint(self, model, trial):
-        # a round that is not used up is sampled anew on resume, so it must not have counted
-        cycle = self.args.steps_per_generation * self.num_iterations
-        state = self._round_start if self._step % cycle else self.round_state()
+        inside_cycle = self._step % self._cycle != 0
+        folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        os.makedirs(folder, exist_ok=True)
+        if inside_cycle:  # the groups that are still to be trained on
+            torch.save(self._buffered_inputs, os.path.join(folder, self._buffer_name()))
         if self.args.should_save:
-            folder = os.path.join(
-                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            )
-            os.makedirs(folder, exist_ok=True)
+            state = self.round_state() | {
+                "identity": self._run_identity(),
+                "processes": self.accelerator.num_processes,
+                "inside_cycle": inside_cycle,
+                "step": self._step,
+            }
             torch.save(state, os.path.join(folder, STATE_NAME))
         super()._save_checkpoint(model, trial)
 
+    def _buffer_name(self) -> str:
+        return f"group_buffer_{self.accelerator.process_index}.pt"
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        # trainer_state.json comes next and marks the checkpoint as whole: no process may still be writing
+        self.accelerator.wait_for_everyone()
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
+        if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, STATE_NAME)):
             return
-        path = os.path.join(checkpoint, STATE_NAME)
-        if os.path.isfile(path):
-            self.load_round_state(torch.load(path, map_location="cpu", weights_only=True))
-        else:
-            logger.warning(f"{checkpoint} has no {STATE_NAME}: the generation rounds are counted from 0 again.")
+        state = torch.load(os.path.join(checkpoint, STATE_NAME), map_location="cpu", weights_only=True)
+        self.load_round_state(state)
+        self._step = state["step"]
+        if state["inside_cycle"]:
+            path = os.path.join(checkpoint, self._buffer_name())
+            self._buffered_inputs = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+
+
+class _EpochSampler(RepeatSampler):
+    """TRL's sampler, shuffling each epoch by its number: a run resumed in a later epoch sees the same order."""
+
+    def __iter__(self):
+        if self.shuffle and self.seed is not None:
+            self.generator.manual_seed(self.seed + self.epoch())
+        return super().__iter__()
 
 
 def _positions_from_mask(module, args, kwargs):

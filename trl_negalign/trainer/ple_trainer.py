@@ -116,10 +116,9 @@ class PLETrainer(GroupTrainer):
         }
 
     def round_state(self):
-        return super().round_state() | {"replay_store": self.replay_store}
+        return {"replay_store": self.replay_store}
 
     def load_round_state(self, state):
-        super().load_round_state(state)
         self.replay_store = state["replay_store"]
 
     def group_loss(self, token_logps, batch):
