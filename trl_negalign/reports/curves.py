@@ -14,6 +14,15 @@ LABELS = {
     "ple/loss_ranking": "ranking",
     "ple/loss_wsft": "weighted imitation",
 }
+COLORS = {
+    "reward/plain": "tab:gray",
+    "reward/positive": "tab:green",
+    "reward/principle": "tab:green",
+    "reward/negative": "tab:red",
+    "neat/logp_best": "tab:green",
+    "neat/logp_worst": "tab:red",
+    "ple/threshold": "tab:orange",
+}
 
 
 def plot_curves(log_history: list[dict], path: str | Path, title: str = "") -> Path:
@@ -50,7 +59,8 @@ def plot_curves(log_history: list[dict], path: str | Path, title: str = "") -> P
         for key in keys:
             points = [(log["step"], log[key]) for log in log_history if log.get(key) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=LABELS.get(key, key[7:]))
+                label = LABELS.get(key, key.removeprefix("reward/"))
+                axes.plot(*zip(*points, strict=True), color=COLORS.get(key), marker="o", markersize=3, label=label)
         axes.set(title=name, xlabel="step", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

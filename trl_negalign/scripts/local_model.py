@@ -42,5 +42,5 @@ def load_policy(model: str | None):
     # the weights are plain fp32 by now, and an adapter should name a base that can be found
     del policy.config.quantization_config
     policy.hf_quantizer, policy.is_quantized = None, False
-    policy.config._name_or_path = HUB_NAME
+    policy.name_or_path = policy.config._name_or_path = HUB_NAME
     return policy, tokenizer

@@ -5,6 +5,7 @@ writes is the reward, and NEAT or PLE trains a LoRA adapter on it. A model hub i
 
 import json
 import os
+import warnings
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -61,6 +62,7 @@ def main(args: QuickstartArguments) -> dict:
     from trl_negalign.rewards.sentiment import vader_reward
     from trl_negalign.scripts.local_model import load_policy
 
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries below, for their next versions
     # one process trains on one device
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ.setdefault("ASCEND_RT_VISIBLE_DEVICES", "0")
@@ -124,6 +126,7 @@ def main(args: QuickstartArguments) -> dict:
     trainer.train()
     after = evaluate("after")
     trainer.save_model()
+    trainer.create_model_card(model_name=f"quickstart-{args.method}")
     table = {"query": before.queries, "before": before.completions, "after": after.completions}
     table |= {"reward_before": before.rewards, "reward_after": after.rewards}
     pd.DataFrame(table).to_json(out / "held_out.jsonl", orient="records", lines=True, force_ascii=False)
