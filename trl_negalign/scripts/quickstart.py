@@ -59,6 +59,7 @@ def main(args: QuickstartArguments) -> dict:
     from trl_negalign.evaluation.held_out import evaluate_held_out, mean_and_error
     from trl_negalign.reports.curves import plot_curves
     from trl_negalign.reports.progress import ProgressLine
+    from trl_negalign.reports.summary import held_out_summary
     from trl_negalign.rewards.sentiment import vader_reward
     from trl_negalign.scripts.local_model import load_policy
 
@@ -130,33 +131,20 @@ def main(args: QuickstartArguments) -> dict:
     table = {"query": before.queries, "before": before.completions, "after": after.completions}
     table |= {"reward_before": before.rewards, "reward_after": after.rewards}
     pd.DataFrame(table).to_json(out / "held_out.jsonl", orient="records", lines=True, force_ascii=False)
-    gain, gain_error = mean_and_error(after.query_means - before.query_means)
     results = {
         "method": args.method,
         "steps": args.steps,
         "seed": args.seed,
         "before": mean_and_error(before.query_means),
         "after": mean_and_error(after.query_means),
-        "gain": (gain, gain_error),
+        "gain": mean_and_error(after.query_means - before.query_means),
         "perplexity": (before.perplexity, after.perplexity),
         "train_seconds": round(trainer.state.log_history[-1]["train_runtime"]),
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     curves = plot_curves(trainer.state.log_history, out / "curves.png", f"{args.method.upper()}, {args.steps} steps")
 
-    for i in range(3):
-        print(f"\n{held_out[i]} …\n  before ({before.rewards[i]:+.2f}): {before.completions[i].strip()!r}")
-        print(f"  after  ({after.rewards[i]:+.2f}): {after.completions[i].strip()!r}")
-    print(
-        f"\nHeld-out reward of the plain query, {HELD_OUT} queries x {SAMPLES_PER_QUERY} samples (± standard error):"
-    )
-    for when in ("before", "after"):
-        print("  {:7} {:+.3f} ± {:.3f}".format(when, *results[when]))
-    errors = gain / gain_error if gain_error else 0.0
-    print(f"  gain    {gain:+.3f} ± {gain_error:.3f}, {errors:.1f} standard errors, paired by query")
-    print("Perplexity of the completions under the untrained model (fluency; lower is closer to its own text):")
-    ratio = after.perplexity / before.perplexity
-    print(f"  {before.perplexity:.1f} before, {after.perplexity:.1f} after: {ratio:.2f}x")
+    print("\n" + held_out_summary(before, after))
     print(f"Training took {results['train_seconds']} s. In {out}: adapter_model.safetensors,")
     print(f"  completions/ (every training sample), held_out.jsonl, {curves.name}, results.json")
     return results
