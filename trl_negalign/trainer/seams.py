@@ -5,7 +5,7 @@ import inspect
 import trl
 
 
-KNOWN_TO_WORK = "1.7 to 1.16"
+KNOWN_TO_WORK = "1.7 to 1.14 and 1.16"
 
 # What TRL calls and GroupTrainer overrides, with the arguments TRL passes.
 OVERRIDDEN = {
