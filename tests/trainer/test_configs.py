@@ -20,7 +20,7 @@ def test_defaults(out):
     neat, ple = NEATConfig(**out), PLEConfig(**out)
     assert (neat.num_generations, ple.num_generations) == (4, 2)
     assert (neat.sft_weight, neat.ranking_weight, neat.ranking_margin) == (1.0, 1.0, 0.0)
-    assert (neat.penalty_type, neat.penalty_weight, neat.penalty_floor) == ("logprob", 0.1, -5.0)
+    assert (neat.penalty_type, neat.penalty_weight, neat.penalty_floor) == ("logprob", 0.1, None)
     assert (ple.threshold_init, ple.threshold_decay, ple.threshold_schedule, ple.replay) == (0.2, 0.9, "geometric", 0)
     assert neat.vllm_importance_sampling_correction is False
 

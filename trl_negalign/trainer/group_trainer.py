@@ -299,7 +299,7 @@ class GroupTrainer(GRPOTrainer):
         batch["rewards"] = pack_groups(rewards, size).masked_fill(batch["completion_mask"].sum(-1) == 0, torch.nan)
         all_rewards = self.accelerator.gather(batch["rewards"])
         silent = ~has_signal(self.comparisons(all_rewards))
-        self._metrics["train"]["frac_groups_no_signal"].append(silent.float().mean().item())
+        self.log_round_metric("frac_groups_no_signal", silent.float().mean().item())
         return self.start_round(batch, all_rewards)
 
     @property
@@ -350,13 +350,17 @@ class GroupTrainer(GRPOTrainer):
         # every micro-batch and process holds as many groups, so this is the mean over the optimizer step's groups
         return loss / self.current_gradient_accumulation_steps
 
+    def log_round_metric(self, name: str, value: float) -> None:
+        """Log a training metric that all processes know alike."""
+        self._metrics["train"][name].append(value)
+
     def _log_metrics(self, metrics):
         """Log each tensor's mean over all processes, NaNs left out, with one reduction for all of them."""
         values = [value.detach().float() for value in metrics.values()]
         sums = [torch.stack([value.nansum(), (~value.isnan()).sum().float()]) for value in values]
         totals = self.accelerator.reduce(torch.stack(sums), reduction="sum")
         for name, (total, count) in zip(metrics, totals.tolist(), strict=True):
-            self._metrics["train"][name].append(total / count if count else float("nan"))
+            self.log_round_metric(name, total / count if count else float("nan"))
 
     def _stop_if_not_finite(self, losses, inputs, model):
         """Save a checkpoint and stop all processes if a group's loss is not finite on any of them."""

@@ -43,8 +43,8 @@ class NEATConfig(GroupConfig):
         ranking_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the ranking of all candidates, the paper's α.
         penalty_weight (`float`, *optional*, defaults to `0.1`):
-            Weight of the penalty on the worst candidate, the paper's β. Penalty form, weight and floor are chosen by
-            trial (`recipes/quickstart/README.md`): the plain log-probability at full weight breaks text.
+            Weight of the penalty on the worst candidate, the paper's β; form and weight are chosen by trial
+            (`recipes/quickstart/README.md`).
         sft_reduction (`str`, *optional*, defaults to `"mean"`):
             `"mean"` imitates by the log-probability per token, `"sum"` by the whole response's.
         ranking_loss_type (`str`, *optional*, defaults to `"hinge"`):
@@ -53,9 +53,9 @@ class NEATConfig(GroupConfig):
             Margin of the ranking in nats per token (not used by `"linear"`).
         penalty_type (`str`, *optional*, defaults to `"logprob"`):
             `"logprob"` (unbounded below), `"unlikelihood"` or `"npo"` (which needs a reference model).
-        penalty_floor (`float`, *optional*, defaults to `-5.0`):
-            Log-probability per token of the worst candidate below which it is no longer pushed down; `None` for no
-            floor.
+        penalty_floor (`float`, *optional*):
+            Log-probability per token of the worst candidate below which it is no longer pushed down. The plain
+            log-probability is unbounded below, so set it (say −5) for long runs or larger penalty weights.
         npo_beta (`float`, *optional*, defaults to `0.1`):
             β of the `"npo"` penalty.
     """
@@ -95,7 +95,7 @@ class NEATConfig(GroupConfig):
     ranking_margin: float = field(default=0.0, metadata={"help": "Margin of the ranking in nats per token."})
     penalty_type: str = field(default="logprob", metadata={"help": "'logprob', 'unlikelihood' or 'npo'."})
     penalty_floor: float | None = field(
-        default=-5.0,
+        default=None,
         metadata={"help": "Log-probability per token of the worst candidate below which it is no longer pushed down."},
     )
     npo_beta: float = field(default=0.1, metadata={"help": "Beta of the 'npo' penalty."})

@@ -87,7 +87,7 @@ class PLETrainer(GroupTrainer):
     def start_round(self, batch, rewards):
         pairs = pack_pairs(rewards)
         threshold = self.threshold(self.generation_round, pairs[:, 1] - pairs[:, 0])
-        self._metrics["train"]["ple/threshold"].append(threshold)
+        self.log_round_metric("ple/threshold", threshold)
         if self.args.replay:
             batch = self._with_replay(batch)
         batch["threshold"] = torch.full((len(batch["rewards"]),), threshold, device=rewards.device)
