@@ -63,7 +63,9 @@ def main(args: QuickstartArguments) -> dict:
     from trl_negalign.rewards.sentiment import vader_reward
     from trl_negalign.scripts.local_model import load_policy
 
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries below, for their next versions
+    # the libraries' notes on their next versions, and on the hub that is not asked
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch.utils.data")
     # one process trains on one device
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ.setdefault("ASCEND_RT_VISIBLE_DEVICES", "0")
@@ -127,6 +129,7 @@ def main(args: QuickstartArguments) -> dict:
     trainer.train()
     after = evaluate("after")
     trainer.save_model()
+    trainer.save_state()
     trainer.create_model_card(model_name=f"quickstart-{args.method}")
     table = {"query": before.queries, "before": before.completions, "after": after.completions}
     table |= {"reward_before": before.rewards, "reward_after": after.rewards}
@@ -146,7 +149,7 @@ def main(args: QuickstartArguments) -> dict:
 
     print("\n" + held_out_summary(before, after))
     print(f"Training took {results['train_seconds']} s. In {out}: adapter_model.safetensors,")
-    print(f"  completions/ (every training sample), held_out.jsonl, {curves.name}, results.json")
+    print(f"  completions/ (every training sample), held_out.jsonl, {curves.name}, results.json, trainer_state.json")
     return results
 
 
