@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 METHOD ?= neat
 OUT ?= runs/quickstart-$(METHOD)
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-distributed test-all lint clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -22,7 +22,14 @@ quickstart: $(VENV)/.ready  ## train SmolLM2-135M: make quickstart METHOD=ple OU
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/.ready
+$(VENV)/.ready-deepspeed: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -e '.[deepspeed]' -c constraints.txt
+	touch $@
+
+test-distributed: $(VENV)/.ready-deepspeed  ## two real processes under DeepSpeed ZeRO-1, 2 and 3, on the CPU
+	$(BIN)/python -m pytest tests/distributed
+
+test-all: $(VENV)/.ready-deepspeed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.ready
