@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 
 from tests.helpers import GUIDES, METHODS, build, dataset, letter_reward, text_of
 from trl_negalign import NEATConfig, NEATTrainer, PLETrainer
@@ -594,3 +594,33 @@ def test_the_public_names():
     assert trl_negalign.NEATTrainer is NEATTrainer and trl_negalign.NEATConfig is NEATConfig
     with pytest.raises(AttributeError, match="has no attribute 'NEAT'"):
         _ = trl_negalign.NEAT
+
+
+@ALL
+def test_mixtures_of_experts_keep_their_balancing_loss(method, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+        router_aux_loss_coef=0.5,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    trainer = build(
+        method,
+        MixtralForCausalLM(config),
+        tokenizer,
+        tmp_path,
+        None,
+        lambda completions, **kwargs: [0.0] * len(completions),
+    )
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["aux_loss"] > 0
+    assert log["loss"] == pytest.approx(0.5 * log["aux_loss"], rel=1e-5)
