@@ -49,7 +49,8 @@ def main(options: dict) -> None:
         peft_config=peft_config,
         top_k=1,  # the sampled token is the likeliest, whatever the process
         optim="sgd",
-        learning_rate=0.1,
+        learning_rate=0.01,
+        max_grad_norm=0.0,  # clipping would hide a wrong scale
         lr_scheduler_type="constant",
         **options,
     )
