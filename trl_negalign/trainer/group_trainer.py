@@ -38,8 +38,8 @@ ROW_TENSORS = ("completion_ids", "completion_mask", "ref_per_token_logps")
 
 class GroupTrainer(GRPOTrainer):
     """
-    Base of the methods that learn from a whole group. A subclass names its candidates ([`candidates`]) and its
-    objective ([`group_loss`]); constructor and options are those of [`~trl.GRPOTrainer`], without tools, environments,
+    Base of the methods that learn from a whole group. A subclass names its candidates ([`build_candidates`]) and
+    its objective ([`group_loss`]); constructor and options are those of [`~trl.GRPOTrainer`], without tools, environments,
     rollout functions and images.
 
     Raises:
@@ -95,7 +95,7 @@ class GroupTrainer(GRPOTrainer):
                 check_dataset(dataset, "eval_dataset")
         if args.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
             raise ValueError(
-                "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.15."
+                "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.16."
             )
         self._round_inputs, self._round_rewards, self._round_start = None, None, None
 
