@@ -39,8 +39,8 @@ ROW_TENSORS = ("completion_ids", "completion_mask", "ref_per_token_logps")
 class GroupTrainer(GRPOTrainer):
     """
     Base of the methods that learn from a whole group. A subclass names its candidates ([`build_candidates`]) and
-    its objective ([`group_loss`]); constructor and options are those of [`~trl.GRPOTrainer`], without tools, environments,
-    rollout functions and images.
+    its objective ([`group_loss`]); constructor and options are those of [`~trl.GRPOTrainer`], without tools,
+    environments, rollout functions and images.
 
     Raises:
         SeamError: if the installed TRL changed what this class builds on.
