@@ -26,7 +26,7 @@ $(VENV)/.ready-deepspeed: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet -e '.[deepspeed]' -c constraints.txt
 	touch $@
 
-test-distributed: $(VENV)/.ready-deepspeed  ## two real processes under DeepSpeed ZeRO-1, 2 and 3, on the CPU
+test-distributed: $(VENV)/.ready-deepspeed  ## two real processes on the CPU: gloo, ZeRO-1, 2 and 3, FSDP2
 	$(BIN)/python -m pytest tests/distributed
 
 test-all: $(VENV)/.ready-deepspeed

@@ -7,6 +7,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from functools import partial
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -64,16 +66,21 @@ def tiny_config(tokenizer, **overrides) -> LlamaConfig:
     return LlamaConfig(**(sizes | overrides))
 
 
+def tiny_model(tokenizer, seed: int = 0, **overrides) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    # wide enough initial weights that its samples and log-probabilities differ from uniform
+    return LlamaForCausalLM(tiny_config(tokenizer, initializer_range=0.3, **overrides))
+
+
+def tiny_reward_model(tokenizer) -> LlamaForSequenceClassification:
+    torch.manual_seed(1)
+    return LlamaForSequenceClassification(tiny_config(tokenizer, num_labels=1, initializer_range=0.3))
+
+
 @pytest.fixture
 def make_model(tokenizer):
     """Build a tiny random policy; the same seed gives the same weights."""
-
-    def make(seed: int = 0, **overrides) -> LlamaForCausalLM:
-        torch.manual_seed(seed)
-        # wide enough initial weights that its samples and log-probabilities differ from uniform
-        return LlamaForCausalLM(tiny_config(tokenizer, initializer_range=0.3, **overrides))
-
-    return make
+    return partial(tiny_model, tokenizer)
 
 
 @pytest.fixture
@@ -82,15 +89,22 @@ def model(make_model):
 
 
 @pytest.fixture
-def model_dir(tmp_path, make_model, tokenizer):
-    """The tiny policy saved to disk, as a user would name it."""
-    path = tmp_path / "tiny-model"
-    make_model().save_pretrained(path)
+def reward_model(tokenizer):
+    return tiny_reward_model(tokenizer)
+
+
+def save(model, tokenizer, path) -> str:
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
 
 
-@pytest.fixture
-def reward_model(tokenizer):
-    torch.manual_seed(1)
-    return LlamaForSequenceClassification(tiny_config(tokenizer, num_labels=1, initializer_range=0.3))
+@pytest.fixture(scope="session")
+def saved_model(tokenizer, tmp_path_factory) -> str:
+    """The tiny policy on disk, as a user would name it."""
+    return save(tiny_model(tokenizer), tokenizer, tmp_path_factory.mktemp("models") / "tiny-model")
+
+
+@pytest.fixture(scope="session")
+def saved_reward_model(tokenizer, tmp_path_factory) -> str:
+    return save(tiny_reward_model(tokenizer), tokenizer, tmp_path_factory.mktemp("models") / "tiny-reward")

@@ -26,7 +26,7 @@ def swapped(method: str) -> str:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_trls_script_trains_with_two_names_changed(method, model_dir, tmp_path):
+def test_trls_script_trains_with_two_names_changed(method, saved_model, tmp_path):
     (tmp_path / "script.py").write_text(swapped(method))
     (tmp_path / "my_rewards.py").write_text(
         "def length(completions, **kwargs):\n    return [float(len(set(c[-1]['content']))) for c in completions]\n"
@@ -36,7 +36,7 @@ def test_trls_script_trains_with_two_names_changed(method, model_dir, tmp_path):
     guides = [part for name, text in GUIDES[METHODS[method][1]].items() for part in (f"--{name}", text)]
     run = subprocess.run(
         [
-            *(sys.executable, "script.py", "--model_name_or_path", model_dir, "--dataset_name", "data"),
+            *(sys.executable, "script.py", "--model_name_or_path", saved_model, "--dataset_name", "data"),
             *("--reward_funcs", "my_rewards.length", "--output_dir", "out", "--use_cpu", "--bf16", "False"),
             *("--max_steps", "2", "--max_completion_length", "6", "--logging_steps", "1", "--report_to", "none"),
             *("--num_generations", "4", "--use_peft", "--lora_target_modules", "all-linear", *guides),

@@ -17,9 +17,9 @@ def run(method, out, *options):
 
 
 @pytest.mark.parametrize("method", ["neat", "ple"])
-def test_it_leaves_what_it_names(method, model_dir, tmp_path, capsys):
+def test_it_leaves_what_it_names(method, saved_model, tmp_path, capsys):
     out = tmp_path / "run"
-    assert run(method, out, "--model", model_dir, "--steps", "2", "--max_new_tokens", "4") == 0
+    assert run(method, out, "--model", saved_model, "--steps", "2", "--max_new_tokens", "4") == 0
     printed = capsys.readouterr().out
     for text in ("step   1/2  reward: ", "before", "after", "gain", "Perplexity", str(out)):
         assert text in printed
@@ -31,23 +31,25 @@ def test_it_leaves_what_it_names(method, model_dir, tmp_path, capsys):
     assert held_out["reward_before"].mean() == pytest.approx(results["before"][0], abs=1e-6)
     assert len(list((out / "completions").glob("*.parquet"))) == 2
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), out)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(saved_model), out)
 
 
-def test_the_same_seed_gives_the_same_numbers(model_dir, tmp_path):
+def test_the_same_seed_gives_the_same_numbers(saved_model, tmp_path):
     numbers = []
     for name in ("one", "two", "other seed"):
         seed = "1" if name == "other seed" else "0"
-        run("neat", tmp_path / name, "--model", model_dir, "--steps", "2", "--max_new_tokens", "4", "--seed", seed)
+        run("neat", tmp_path / name, "--model", saved_model, "--steps", "2", "--max_new_tokens", "4", "--seed", seed)
         results = json.loads((tmp_path / name / "results.json").read_text())
         numbers.append({key: results[key] for key in ("before", "after", "gain", "perplexity")})
     assert numbers[0] == numbers[1]
     assert numbers[0] != numbers[2]
 
 
-def test_options_reach_the_configuration(model_dir, tmp_path):
+def test_options_reach_the_configuration(saved_model, tmp_path):
     options = ("--options", '{"num_plain": 2, "learning_rate": 0.5}')
-    assert run("neat", tmp_path / "run", "--model", model_dir, "--steps", "1", "--max_new_tokens", "4", *options) == 0
+    assert (
+        run("neat", tmp_path / "run", "--model", saved_model, "--steps", "1", "--max_new_tokens", "4", *options) == 0
+    )
     log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"][0]
     assert log["learning_rate"] == 0.5 and "reward/plain" in log
 

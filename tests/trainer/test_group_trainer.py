@@ -421,12 +421,12 @@ def test_npo_reads_the_reference_without_a_kl_term(model, tokenizer, tmp_path):
 
 
 @ALL
-def test_model_from_a_path_and_default_arguments(method, model_dir, tmp_path, monkeypatch):
+def test_model_from_a_path_and_default_arguments(method, saved_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer_class, config_class = METHODS[method]
     # TRL's default is bf16, which transformers refuses on a machine without a GPU
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
-    trainer = trainer_class(model_dir, letter_reward, train_dataset=dataset())
+    trainer = trainer_class(saved_model, letter_reward, train_dataset=dataset())
     assert isinstance(trainer.args, config_class)
     assert trainer.args.output_dir == f"tiny-model-{method.upper()}"
 

@@ -8,6 +8,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from tests.helpers import METHODS, build, dataset
+from trl_negalign.trainer.checkpoints import is_whole
 from trl_negalign.trainer.group_trainer import STATE_NAME
 
 
@@ -170,3 +171,16 @@ def test_what_a_checkpoint_adds_is_small(method, make_model, tokenizer, tmp_path
     assert len(added) == 2
     assert sum(path.stat().st_size for path in added) < 50_000
     shutil.rmtree(folder)
+
+
+def test_a_checkpoint_that_is_written_again_counts_as_half_written(make_model, tokenizer, tmp_path, monkeypatch):
+    trainer, _, _ = run("neat", make_model(), tokenizer, tmp_path)
+    folder = tmp_path / "out" / "checkpoint-3"
+    assert is_whole(str(folder))
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(trainer), "_save_optimizer_and_scheduler", killed)
+    run("neat", make_model(), tokenizer, tmp_path, resume=str(tmp_path / "out" / "checkpoint-2"), stop=3)
+    assert not is_whole(str(folder))

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
@@ -17,6 +18,12 @@ def is_whole(checkpoint: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def unmark(checkpoint: str) -> None:
+    """Make a folder that is about to be written count as half-written, whatever it held."""
+    with suppress(FileNotFoundError):
+        os.remove(os.path.join(checkpoint, TRAINER_STATE_NAME))
 
 
 def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str:

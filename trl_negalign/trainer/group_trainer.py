@@ -13,7 +13,7 @@ import os
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object, is_peft_model, send_to_device
 from datasets import Dataset
 from transformers import ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -23,7 +23,7 @@ from trl.trainer.utils import RepeatSampler
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
-from .checkpoints import find_checkpoint
+from .checkpoints import find_checkpoint, unmark
 from .data import check_dataset, column_names, response_ids
 from .group_config import GroupConfig
 from .seams import SeamError, check_seams
@@ -438,6 +438,9 @@ class GroupTrainer(GRPOTrainer):
         inside_cycle = self._step % self._cycle != 0
         folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         os.makedirs(folder, exist_ok=True)
+        if self.args.should_save:
+            unmark(folder)  # an earlier attempt at this step must not vouch for a half-written folder
+        self.accelerator.wait_for_everyone()
         if inside_cycle:  # the groups that are still to be trained on
             torch.save(self._buffered_inputs, os.path.join(folder, self._buffer_name()))
         if self.args.should_save:
@@ -467,7 +470,9 @@ class GroupTrainer(GRPOTrainer):
         self._step = state["step"]
         if state["inside_cycle"]:
             path = os.path.join(checkpoint, self._buffer_name())
-            self._buffered_inputs = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            # torch cannot load onto "cpu:0", where a CPU process among several is
+            buffer = torch.load(path, map_location="cpu", weights_only=True)
+            self._buffered_inputs = send_to_device(buffer, self.accelerator.device)
 
 
 class _EpochSampler(RepeatSampler):

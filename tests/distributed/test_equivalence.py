@@ -1,0 +1,87 @@
+"""
+Two real CPU processes against one: over gloo, through `accelerate launch`, under DeepSpeed ZeRO-1, 2 and 3 and FSDP2,
+with this project's own launch files. The same queries must end in the same weights and the same metrics. `make test`
+takes the first of these, `make test-distributed` all.
+"""
+
+import pytest
+
+from tests.distributed.launching import furthest, launch, outcome, skip_without_deepspeed, worlds
+
+
+# two optimizer steps of two groups on one process, of one on each of two
+SHARED = {
+    "num_generations": 4,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 3,
+    "top_k": 1,  # the sampled token is the likeliest, whatever the process
+    "optim": "sgd",
+    "learning_rate": 0.01,
+    "max_grad_norm": 0.0,  # clipping would hide a wrong scale
+    "lr_scheduler_type": "constant",
+}
+RUNS = {
+    "neat, callable, dataset responses": {"method": "neat", "responses": True},
+    "neat, reward model, lora, beta": {"method": "neat", "rewards": ["model"], "lora": True, "beta": 0.1},
+    "neat, both rewards, npo, a round twice": {
+        "method": "neat",
+        "rewards": ["letters", "model"],
+        "reward_weights": [1.0, 0.5],
+        "penalty_type": "npo",
+        "num_iterations": 2,
+        "learning_rate": 0.002,
+    },
+    "neat, lora, responses, short last batch": {
+        "method": "neat",
+        "responses": True,
+        "lora": True,
+        "rows": 10,
+        "eval_rows": 3,
+        "eval_strategy": "epoch",
+        "per_device_eval_batch_size": 4,
+        "num_generations_eval": 2,
+        "max_steps": -1,
+        "num_train_epochs": 2,
+    },
+    "ple, callable, all replayed": {"method": "ple", "replay": "all"},
+    "ple, reward model, lora, replay": {"method": "ple", "rewards": ["model"], "lora": True, "replay": 1},
+    "ple, reward model, quantile": {"method": "ple", "rewards": ["model"], "threshold_schedule": "quantile"},
+    "ple, callable, lora": {"method": "ple", "lora": True},
+}
+
+
+def runs(groups: int) -> dict[str, dict]:
+    return {name: SHARED | run | {"per_device_train_batch_size": 4 * groups} for name, run in RUNS.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("equivalence")
+
+
+@pytest.fixture(scope="module")
+def one_process(folder, saved_model, saved_reward_model):
+    done = launch("one", folder / "one", saved_model, runs(groups=2), reward_model=saved_reward_model)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "one"
+
+
+@pytest.fixture(scope="module", params=worlds("gloo", "ddp", "zero1", "zero2", "zero3", "fsdp2"))
+def world(request, folder, saved_model, saved_reward_model):
+    skip_without_deepspeed(request.param)
+    done = launch(request.param, folder / request.param, saved_model, runs(groups=1), reward_model=saved_reward_model)
+    return folder / request.param, done.stderr
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_as_one(name, world, one_process):
+    found, stderr = world
+    assert (found / name / "weights.safetensors").exists(), stderr[-3000:]
+    weights, log = outcome(one_process / name)
+    two_weights, two_log = outcome(found / name)
+    assert furthest(weights, two_weights) < 1e-6
+    assert len(log) == len(two_log)
+    for single, double in zip(log, two_log, strict=True):
+        assert single.keys() == double.keys()
+        if "eval_loss" not in single:  # accelerate fills a short batch up with rows of the first
+            assert double == pytest.approx(single, abs=1e-5, nan_ok=True)
