@@ -1,13 +1,19 @@
 """`negalign <command>`: finds the command's script and runs it; bad input ends in one line and exit code 2."""
 
 import argparse
+import os
 import sys
+import warnings
+from collections.abc import Callable
 from importlib import import_module
 
 from . import __version__
 
 
 COMMANDS = {
+    "neat": "train with NEAT",
+    "ple": "train with PLE",
+    "data": "turn public datasets into TRL's formats",
     "quickstart": "train SmolLM2-135M to write happier reviews in minutes, and see what changed",
 }
 
@@ -25,17 +31,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="see below")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the command")
     arguments = parser.parse_args(argv)
+    if arguments.debug:
+        os.environ["NEGALIGN_DEBUG"] = "1"  # for the processes of a launcher too
     script = import_module(f".scripts.{arguments.command}", __package__)
+    return run_command(lambda: script.run(arguments.options), f"negalign {arguments.command}")
+
+
+def run_command(run: Callable[[], int | None], name: str) -> int:
+    """A command's exit code: bad input is one line on the standard error and 2, without a traceback."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' notes on their next versions
     try:
-        script.main(
-            *script.make_parser(f"negalign {arguments.command}").parse_args_into_dataclasses(arguments.options)
-        )
+        return run() or 0
     except (ValueError, OSError, ImportError) as error:
-        if arguments.debug:
+        if os.environ.get("NEGALIGN_DEBUG") == "1":
             raise
-        print(f"negalign {arguments.command}: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes read the same input
+            print(f"{name}: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

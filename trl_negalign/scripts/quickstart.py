@@ -65,7 +65,6 @@ def main(args: QuickstartArguments) -> None:
     from trl_negalign.rewards.sentiment import vader_reward
     from trl_negalign.scripts.local_model import load_policy
 
-    warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' notes on their next versions
     warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch.utils.data")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one device
     os.environ.setdefault("ASCEND_RT_VISIBLE_DEVICES", "0")
@@ -156,5 +155,5 @@ def main(args: QuickstartArguments) -> None:
     print(f"  completions/ (every training sample), held_out.jsonl, {curves.name}, results.json, trainer_state.json")
 
 
-if __name__ == "__main__":
-    main(*make_parser().parse_args_into_dataclasses())
+def run(options: list[str]) -> None:
+    main(*make_parser("negalign quickstart").parse_args_into_dataclasses(options))

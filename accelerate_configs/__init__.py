@@ -1,0 +1,3 @@
+"""
+Launch files for accelerate; installed as `trl_negalign.accelerate_configs`, where `--accelerate_config NAME` looks.
+"""

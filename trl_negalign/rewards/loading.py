@@ -1,0 +1,76 @@
+"""A reward by its name on the command line: a packaged one, a dotted import path, or a reward model's id or path."""
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from .sentiment import vader_reward
+
+
+PACKAGED = {"vader_reward": vader_reward}
+
+
+def load_reward(name: str) -> str | Callable:
+    """
+    What TRL's trainers take as a reward.
+
+    Args:
+        name (`str`): `"vader_reward"`; `"module.function"`, importable from the working directory too; or the id or
+            path of a sequence-classification model with one label.
+
+    Returns:
+        `Callable`, or the model's name as it is.
+
+    Raises:
+        ValueError: if there is no such thing, it is not callable, or the model has another number of labels.
+    """
+    if name in PACKAGED:
+        PACKAGED[name](completions=["fine"])  # a missing dependency is named now
+        return PACKAGED[name]
+    if os.path.isdir(name) or "/" in name:
+        check_reward_model(name)
+        return name
+    if "." not in name:
+        raise ValueError(
+            f"The reward {name!r} is no packaged one ({', '.join(PACKAGED)}), no import path (module.function) and no "
+            "reward model's id or path."
+        )
+    module_name, function_name = name.rsplit(".", 1)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        raise ValueError(f"The reward {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, function_name):
+        raise ValueError(f"The reward {name!r} cannot be imported: {module_name} has no {function_name!r}.")
+    function = getattr(module, function_name)
+    if not callable(function):
+        raise ValueError(f"The reward {name!r} is a {type(function).__name__}, and must be a function.")
+    return function
+
+
+def check_reward_model(name: str) -> None:
+    """
+    Look at a reward model's configuration before its weights.
+
+    Raises:
+        ValueError: if it cannot be found or does not have exactly one label.
+    """
+    from transformers import AutoConfig
+
+    if os.path.isdir(name) and os.path.isfile(os.path.join(name, "adapter_config.json")):
+        raise ValueError(
+            f"The reward model {name!r} is an adapter. Merge it into its base first (PeftModel.merge_and_unload), and "
+            "pass that folder."
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The reward model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if config.num_labels != 1:
+        raise ValueError(
+            f"The reward model {name!r} has {config.num_labels} labels, and a reward is one number. Train one with "
+            "`trl reward`, or write a function that turns the labels into a number."
+        )

@@ -1,0 +1,150 @@
+"""What the training commands share: arguments, checks before anything is loaded, data and rewards, and the run."""
+
+import os
+from dataclasses import dataclass, field
+
+from datasets import load_dataset
+from trl import (
+    DatasetMixtureConfig,
+    ModelConfig,
+    ScriptArguments,
+    get_dataset,
+    get_peft_config,
+    get_quantization_config,
+)
+
+from ..rewards.loading import load_reward
+from ..trainer.group_config import UNUSED_GRPO_OPTIONS
+from .arguments import CommandParser, parse
+from .folder import check_folder, prepare_folder
+from .launching import launch, launcher_arguments, launcher_options, needs_launcher
+
+
+@dataclass
+class TrainingScriptArguments(ScriptArguments):
+    """
+    Arguments of `negalign neat|ple|raft|rrhf` beside the method's, TRL's and the model's.
+
+    Args:
+        > Data, rewards and the run's folder
+
+        reward_funcs (`list[str]`, *optional*):
+            Rewards, each a packaged name, a dotted import path or a reward model's id or path; weighted by
+            `reward_weights`.
+        reward_model_name_or_path (`str`, *optional*):
+            One more reward model, as TRL's scripts name it.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Remove what an earlier run left in `output_dir`.
+    """
+
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards, each a packaged name (vader_reward), a dotted import path (module.function) or a "
+            "reward model's id or path; weighted by reward_weights."
+        },
+    )
+    reward_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "One more reward model, as TRL's scripts name it."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Remove what an earlier run left in output_dir."})
+
+
+def run_training(command: str, trainer_class: type, config_class: type, options: list[str], launched: bool) -> int:
+    """
+    A training command: everything that can be wrong is checked first, in this process; then the run, here or under
+    `accelerate launch`.
+
+    Returns:
+        `int`: the exit code.
+
+    Raises:
+        ValueError, OSError, ImportError: on bad input.
+    """
+    parser = CommandParser(
+        (config_class, TrainingScriptArguments, ModelConfig, DatasetMixtureConfig),
+        prog=f"negalign {command}",
+        description=f"Train with {trainer_class.__name__}. Every field can stand in the YAML file or as a flag, and "
+        "so can those of `accelerate launch`, with --accelerate_config NAME for a packaged launch file.",
+        hidden=UNUSED_GRPO_OPTIONS,
+    )
+    (args, script_args, model_args, data_args), strings = parse(parser, options, launcher_options())
+    arguments = launcher_arguments(strings)
+    rewards = check(args, script_args, model_args, data_args)
+    if not launched and needs_launcher(arguments):
+        return launch(f"{__package__}.{command}", arguments, options)
+    dataset = load_data(script_args, data_args, evaluated=args.eval_strategy != "no")
+    prepare_folder(args, script_args.overwrite)
+    train(trainer_class, args, rewards, dataset, model_args, script_args)
+    return 0
+
+
+def check(args, script_args, model_args, data_args) -> list:
+    """Check what needs neither data nor model; the rewards, loaded."""
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is missing. Name a model's id or path.")
+    if not data_args.datasets and not script_args.dataset_name:
+        raise ValueError("dataset_name is missing. Name a dataset's id or path, or list several under `datasets`.")
+    if data_args.datasets and script_args.dataset_name:
+        raise ValueError("dataset_name and datasets are both given. Keep one.")
+    names = [*(script_args.reward_funcs or []), script_args.reward_model_name_or_path]
+    rewards = [load_reward(name) for name in names if name is not None]
+    if not rewards:
+        raise ValueError("reward_funcs is missing. Name a packaged reward, an import path or a reward model.")
+    if args.reward_weights is not None and len(args.reward_weights) != len(rewards):
+        raise ValueError(f"reward_weights has {len(args.reward_weights)} value(s) for {len(rewards)} reward(s).")
+    check_folder(args, script_args.overwrite)
+    return rewards
+
+
+def load_data(script_args, data_args, evaluated: bool) -> dict:
+    """
+    The train split, and the test split if it is evaluated, as `{"train": …, "eval": …}`.
+
+    Raises:
+        ValueError: if the dataset or a split is not there, naming the splits that are.
+    """
+    if data_args.datasets:
+        splits = get_dataset(data_args)
+    else:
+        name = script_args.dataset_name
+        if name.startswith((".", "/", "~")) and not os.path.exists(os.path.expanduser(name)):
+            raise ValueError(f"dataset_name {name!r} does not exist. Make it with `negalign data`, or name another.")
+        try:
+            splits = load_dataset(name, name=script_args.dataset_config, streaming=script_args.dataset_streaming)
+        except FileNotFoundError as error:
+            raise ValueError(f"dataset_name {name!r} cannot be loaded: {error}") from error
+    wanted = {"train": script_args.dataset_train_split}
+    if evaluated:
+        wanted["eval"] = script_args.dataset_test_split
+    for role, split in wanted.items():
+        if split not in splits:
+            field_name = "dataset_train_split" if role == "train" else "dataset_test_split"
+            raise ValueError(f"{field_name} {split!r} is not in the dataset. It has {', '.join(splits)}.")
+    return {role: splits[split] for role, split in wanted.items()}
+
+
+def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, script_args) -> None:
+    """Build the trainer, train, save and push."""
+    args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+    } | (args.model_init_kwargs or {})
+    trainer = trainer_class(
+        model=model_args.model_name_or_path,
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=dataset["train"],
+        eval_dataset=dataset.get("eval"),
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model(args.output_dir)
+    trainer.save_state()
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    trainer.end()
+    trainer.accelerator.print(f"The model is in {args.output_dir}.")
