@@ -19,6 +19,13 @@ def test_help_lists_the_commands(capsys):
     assert "quickstart" in capsys.readouterr().out
 
 
+def test_env_says_whether_this_trl_fits(capfd):
+    assert main(["env"]) == 0
+    shown = capfd.readouterr().out
+    assert "- PyTorch version: " in shown and f"- trl-negalign version: {__version__}" in shown
+    assert "- seam check: this TRL has everything" in shown
+
+
 def test_unknown_command(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["quikstart"])

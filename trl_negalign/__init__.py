@@ -11,14 +11,17 @@ _EXPORTS = {
     "NEATTrainer": "trainer.neat_trainer",
     "PLEConfig": "trainer.ple_config",
     "PLETrainer": "trainer.ple_trainer",
+    "RAFTConfig": "trainer.presets",
+    "RRHFConfig": "trainer.presets",
 }
-__all__ = ["NEATConfig", "NEATTrainer", "PLEConfig", "PLETrainer"]
+__all__ = ["NEATConfig", "NEATTrainer", "PLEConfig", "PLETrainer", "RAFTConfig", "RRHFConfig"]
 
 if TYPE_CHECKING:
     from .trainer.neat_config import NEATConfig
     from .trainer.neat_trainer import NEATTrainer
     from .trainer.ple_config import PLEConfig
     from .trainer.ple_trainer import PLETrainer
+    from .trainer.presets import RAFTConfig, RRHFConfig
 
 
 def __getattr__(name: str):

@@ -13,7 +13,11 @@ from . import __version__
 COMMANDS = {
     "neat": "train with NEAT",
     "ple": "train with PLE",
+    "raft": "train with RAFT, best-of-n imitation, as a setting of NEAT",
+    "rrhf": "train with RRHF, ranking and imitation, as a setting of NEAT",
     "data": "turn public datasets into TRL's formats",
+    "merge": "merge a LoRA adapter into its base, for the next stage",
+    "env": "print versions, devices and whether this TRL fits",
     "quickstart": "train SmolLM2-135M to write happier reviews in minutes, and see what changed",
 }
 

@@ -1,5 +1,6 @@
 """`negalign neat` and `negalign ple`: a YAML file and flags in, a trained model out; bad input is one line."""
 
+import copy
 import json
 import tomllib
 from pathlib import Path
@@ -104,6 +105,7 @@ def test_every_launch_file_and_every_folder_is_installed():
         ({"num_generations": 3}, [], "num_generations"),
         ({"loss_type": "grpo"}, [], "loss_type='grpo' steers GRPO's loss"),
         ({"model_name_or_path": None}, [], "model_name_or_path is missing"),
+        ({"model_name_or_path": "./no/model"}, [], "model_name_or_path './no/model' cannot be loaded"),
         ({"dataset_name": None}, [], "dataset_name is missing"),
         ({"dataset_name": "./nowhere"}, [], "dataset_name './nowhere' does not exist"),
         ({"dataset_train_split": "trian"}, [], "dataset_train_split 'trian' is not in the dataset. It has train."),
@@ -156,6 +158,29 @@ def test_a_missing_file(capsys):
 def test_a_reward_model_with_two_labels(config, saved_model, capsys):
     assert main(["neat", "--config", config(reward_funcs=saved_model)]) == 2
     assert "has 2 labels, and a reward is one number" in capsys.readouterr().err
+
+
+def test_conversations_need_a_chat_template(config, tokenizer, tmp_path, capsys):
+    file = config(model_name_or_path="plain")
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    plain.save_pretrained(tmp_path / "plain")
+    dataset("conversation").to_parquet("data/train.parquet")
+    assert main(["neat", "--config", file]) == 2  # there is no model in that folder, so none was loaded
+    assert "train_dataset has conversations, and the tokenizer 'plain' has no chat template" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "kinds"), [("raft", {"plain"}), ("rrhf", {"plain", "chosen", "rejected"})])
+def test_presets(command, kinds, config):
+    file = config()
+    dataset(responses=True).to_parquet("data/train.parquet")
+    assert main([command, "--config", file]) == 0
+    first = log("out")[0]
+    assert {key.removeprefix("reward/") for key in first if key.startswith("reward/")} == kinds
+    expected = first["neat/loss_sft"] + (first["neat/loss_ranking"] if command == "rrhf" else 0.0)
+    assert first["loss"] == pytest.approx(expected, rel=1e-4)
+    card = Path("out/README.md").read_text()
+    assert f"{command.upper()}: R" in card and "Negative-Prompt-driven" not in card
 
 
 def test_a_run_is_not_overwritten_by_accident(config, capsys):

@@ -48,9 +48,12 @@ class Source:
     held_out: tuple[str, ...] = ("test",)
 
 
-def sources(prefix_words: int, seed: int) -> dict[str, list[Source]]:
+def sources(prefix_words: int, seed: int, pair_words: int | None = None) -> dict[str, list[Source]]:
     """The sources of every task, with their official ids."""
-    reviews = (partial(imdb.parse, prefix_words=prefix_words), partial(imdb.datasets, seed=seed))
+    reviews = (
+        partial(imdb.parse, prefix_words=prefix_words),
+        partial(imdb.datasets, seed=seed, pair_words=pair_words),
+    )
     pairs = (tldr.PREFERENCE_SOURCE, tldr.PREFERENCE_COLUMNS, tldr.parse_preference, tldr.preference_datasets)
     return {
         "hh": [Source("source", hh.SOURCE, hh.COLUMNS, hh.parse, hh.datasets, subset_is_folder=True)],

@@ -38,10 +38,15 @@ def parse(row: dict, prefix_words: int) -> dict:
     return {"prompt": prompt, "completion": f" {completion}", "label": int(row["label"])}
 
 
-def datasets(rows: list[dict], seed: int) -> dict[str, list[dict]]:
+def datasets(rows: list[dict], seed: int, pair_words: int | None = None) -> dict[str, list[dict]]:
     """
     The three datasets. `sft` holds the reviews of both labels. `preference` pairs whole reviews, a positive chosen and
     a negative rejected, after a seeded shuffle; where one label is rarer, its reviews are used again.
+
+    Args:
+        rows (`list[dict]`): what [`parse`] gave.
+        seed (`int`): of the shuffle.
+        pair_words (`int`, *optional*): first words of a review that a pair keeps, for a reward model of short texts.
 
     Raises:
         ValueError: if the reviews have one label only.
@@ -52,6 +57,7 @@ def datasets(rows: list[dict], seed: int) -> dict[str, list[dict]]:
             f"imdb: preference pairs need both labels, but a split has {len(reviews[1])} positive and "
             f"{len(reviews[0])} negative reviews. Raise --limit or --test_share, or choose another --source."
         )
+    reviews = {label: [" ".join(text.split(" ")[:pair_words]) for text in texts] for label, texts in reviews.items()}
     generator = random.Random(seed)
     for texts in reviews.values():
         generator.shuffle(texts)

@@ -35,6 +35,9 @@ class DataArguments:
         default=None, metadata={"help": "Part of the source, e.g. 'harmless-base' (hh) or 'ARC-Easy' (arc)."}
     )
     prefix_words: int | None = field(default=None, metadata={"help": "imdb: words of a query. Left out, 8."})
+    pair_words: int | None = field(
+        default=None, metadata={"help": "imdb: first words of a review that a preference pair keeps. Left out, all."}
+    )
     test_share: float | None = field(
         default=None, metadata={"help": "Share of the queries to cut from train where the source has no test split."}
     )
@@ -71,7 +74,7 @@ def main(args: DataArguments, positional: Namespace) -> None:
     tokenizer = convert.load_tokenizer(args.tokenizer, task == "hh") if args.tokenizer else None
 
     loaded = []
-    for source in convert.sources(args.prefix_words or 8, args.seed)[task]:
+    for source in convert.sources(args.prefix_words or 8, args.seed, args.pair_words)[task]:
         place = getattr(args, source.option) or source.place
         splits = convert.load_splits(place, source, args.subset)
         loaded.append((source, place, splits, convert.choose_splits(splits, place, source, args.test_share)))
@@ -114,13 +117,13 @@ def main(args: DataArguments, positional: Namespace) -> None:
 
 
 def check_options(args: DataArguments, task: str) -> None:
-    for name in ("prefix_words", "max_query_tokens", "limit"):
+    for name in ("prefix_words", "pair_words", "max_query_tokens", "limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be 1 or more.")
     if args.test_share is not None and not 0 < args.test_share < 1:
         raise ValueError(f"--test_share {args.test_share} must lie between 0 and 1.")
-    for name, owner in (("prefix_words", "imdb"), ("preference_source", "tldr")):
+    for name, owner in (("prefix_words", "imdb"), ("pair_words", "imdb"), ("preference_source", "tldr")):
         if getattr(args, name) is not None and task != owner:
             raise ValueError(f"--{name} {getattr(args, name)} is for {owner}, not for {task}. Leave it out.")
     if (args.tokenizer is None) != (args.max_query_tokens is None):

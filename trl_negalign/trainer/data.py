@@ -59,6 +59,15 @@ def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guid
             _check_response(response, f"{name}[{row}][{column!r}]", isinstance(prompt, str))
 
 
+def check_chat_template(dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise a `ValueError` if the dataset's first query is a conversation and the tokenizer has no template for it."""
+    if is_conversational({"prompt": next(iter(dataset))["prompt"]}) and tokenizer.chat_template is None:
+        raise ValueError(
+            f"train_dataset has conversations, and the tokenizer {tokenizer.name_or_path!r} has no chat template. Use "
+            "a chat model, give the tokenizer a template, or write the queries as plain text."
+        )
+
+
 def _text(value: Prompt) -> str:
     """The text of a prompt or response, of its last message where it has messages."""
     content = value if isinstance(value, str) or not value else value[-1]["content"]

@@ -1,6 +1,7 @@
 """What every group method shares in its configuration."""
 
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from trl import GRPOConfig
 
@@ -40,6 +41,20 @@ UNUSED_GRPO_OPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Preset:
+    """
+    Another method that is a setting of one of ours: whom the model card cites.
+
+    Args:
+        name (`str`): the method's name.
+        paper (`dict[str, str]`): its `title`, arXiv `id` and `citation` (BibTeX).
+    """
+
+    name: str
+    paper: dict[str, str]
+
+
 @dataclass
 class GroupConfig(GRPOConfig):
     r"""
@@ -59,6 +74,8 @@ class GroupConfig(GRPOConfig):
             Must stay off: it would compare the log-probability given the plain query with the one given the guided
             query that was sampled from.
     """
+
+    preset: ClassVar[Preset | None] = None
 
     guide_placement: str = field(
         default="user",

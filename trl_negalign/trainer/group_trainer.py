@@ -24,7 +24,7 @@ from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
 from .checkpoints import find_checkpoint, unmark
-from .data import check_dataset, column_names, response_ids
+from .data import check_chat_template, check_dataset, column_names, response_ids
 from .group_config import GroupConfig
 from .seams import SeamError, check_seams
 
@@ -72,6 +72,9 @@ class GroupTrainer(GRPOTrainer):
                 f"args is a {type(args).__name__}, and {type(self).__name__} needs a {self.config_class.__name__}. "
                 "Change the configuration's class name too."
             )
+        if args.preset is not None:
+            self._name, self._paper = args.preset.name, args.preset.paper
+            self._tag_names = [*self._tag_names, args.preset.name.lower()]
         for name in ("tools", "rollout_func", "environment_factory"):
             if kwargs.get(name):
                 raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
@@ -97,6 +100,8 @@ class GroupTrainer(GRPOTrainer):
             raise ValueError(
                 "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.16."
             )
+        if processing_class is not None:
+            check_chat_template(train_dataset, processing_class)
         self._round_inputs, self._round_rewards, self._round_start = None, None, None
 
         # TRL prepares reference log-probabilities where `args.beta` is not 0. A method that needs them for itself
@@ -120,6 +125,7 @@ class GroupTrainer(GRPOTrainer):
         finally:
             args.beta = self.kl_weight
         self._refuse_processor(self.processing_class)  # TRL may have loaded one
+        check_chat_template(train_dataset, self.processing_class)
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if "position_ids" in inspect.signature(base.forward).parameters:
             for scored in (self.model, self.ref_model):

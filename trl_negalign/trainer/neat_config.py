@@ -31,7 +31,7 @@ class NEATConfig(GroupConfig):
         num_negative (`int`, *optional*):
             Candidates sampled under the negative guide.
         num_plain (`int`, *optional*, defaults to `0`):
-            Candidates sampled without a guide.
+            Candidates sampled without a guide. `None` takes all that the other counts leave.
         dataset_responses (`list[str]`, *optional*):
             Dataset columns whose responses join the group. `None` takes whichever of `chosen` and `rejected` there
             are, `[]` (on a command line, `none`) takes none.
@@ -76,7 +76,9 @@ class NEATConfig(GroupConfig):
         default=None,
         metadata={"help": "Candidates under the negative guide. Left out, half of what is left."},
     )
-    num_plain: int = field(default=0, metadata={"help": "Candidates sampled without a guide."})
+    num_plain: int | None = field(
+        default=0, metadata={"help": "Candidates sampled without a guide. 'none' for all that are left."}
+    )
     dataset_responses: list[str] | None = field(
         default=None,
         metadata={
@@ -110,7 +112,7 @@ class NEATConfig(GroupConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or larger.")
         if self.num_generations is None:
             self.num_generations = 4
-            if self.num_positive is not None and self.num_negative is not None:
+            if None not in (self.num_plain, self.num_positive, self.num_negative):
                 counted = self.num_plain + self.num_positive + self.num_negative
                 self.num_generations = counted + len(self.dataset_responses or [])
         super().__post_init__()
@@ -130,6 +132,10 @@ class NEATConfig(GroupConfig):
         if self.num_negative != 0:
             resolve_guide(self.negative_prompt, "negative_prompt", "negative")
 
-    def counts(self, num_responses: int) -> tuple[int, int]:
-        """How many candidates are sampled under the positive and under the negative guide."""
-        return split_counts(self.num_generations, self.num_plain, self.num_positive, self.num_negative, num_responses)
+    def counts(self, num_responses: int) -> tuple[int, int, int]:
+        """How many candidates are sampled plain, under the positive and under the negative guide."""
+        plain, positive, negative = self.num_plain, self.num_positive, self.num_negative
+        if plain is None:
+            positive, negative = positive or 0, negative or 0
+            plain = max(self.num_generations - num_responses - positive - negative, 0)
+        return plain, *split_counts(self.num_generations, plain, positive, negative, num_responses)

@@ -56,8 +56,8 @@ class NEATTrainer(GroupTrainer):
         responses = args.dataset_responses
         if responses is None:
             responses = [column for column in ("chosen", "rejected") if column in columns]
-        num_positive, num_negative = args.counts(len(responses))
-        candidates = [PLAIN_CANDIDATE] * args.num_plain
+        num_plain, num_positive, num_negative = args.counts(len(responses))
+        candidates = [PLAIN_CANDIDATE] * num_plain
         if num_positive:
             guide = resolve_guide(args.positive_prompt, "positive_prompt", "positive")
             candidates += [Candidate("positive", guide=guide)] * num_positive
