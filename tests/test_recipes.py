@@ -91,11 +91,11 @@ def test_the_stages_of_a_task_follow_each_other(task, saved_model, tmp_path, mon
         assert list(Path(f"runs/{task}/{stage}").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_it_says_how_to_launch_it(path):
     lines = path.read_text().splitlines()
     head = [line for line in lines if line.startswith("#")]
-    assert f"--config recipes/{path.parent.name}/{path.name}" in " ".join(head) and len(lines) <= 60
+    assert f"--config recipes/{path.relative_to(ROOT)}" in " ".join(head) and len(lines) <= 60
     yaml.safe_load(path.read_text())
 
 

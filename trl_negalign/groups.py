@@ -75,6 +75,12 @@ def split_counts(
     return num_positive, num_negative
 
 
+def repeated_share(tokens: Sequence[int], n: int = 4) -> float:
+    """Share of a completion's n-grams that stood earlier in it, 0 where it has none."""
+    ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
 def pack_groups(rows: torch.Tensor, group_size: int) -> torch.Tensor:
     """Rows in group order, `[groups * G, …]`, as groups, `[groups, G, …]`."""
     return rows.reshape(-1, group_size, *rows.shape[1:])

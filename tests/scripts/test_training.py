@@ -71,6 +71,15 @@ def test_it_trains_resumes_and_overwrites(command, config):
     assert len(log("out")) == 2 and not Path("out/checkpoint-2").exists()
 
 
+def test_it_is_watched_unless_told_otherwise(config):
+    Path("tied_rewards.py").write_text("def tied(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+    options = {"reward_funcs": "tied_rewards.tied", "max_steps": 10, "save_strategy": "no"}
+    assert main(["neat", "--config", config(**options)]) == 0
+    assert json.loads(Path("out/warnings.jsonl").read_text())["name"] == "tied_groups"
+    assert main(["neat", "--config", config(**options, watch=False), "--overwrite"]) == 0
+    assert not Path("out/warnings.jsonl").exists()
+
+
 def test_a_launch_file_by_name(config, capfd):
     options = ["--accelerate_config", "cpu_ddp", "--main_process_port", "0"]
     assert main(["neat", "--config", config(num_train_epochs=1, max_steps=-1), *options]) == 0

@@ -9,7 +9,7 @@ from ..trainer.checkpoints import find_checkpoint
 
 
 # what a training run leaves in its folder
-LEFT_BY_A_RUN = ("checkpoint-*", "*.safetensors", "*.bin", "completions", "trainer_state.json")
+LEFT_BY_A_RUN = ("checkpoint-*", "*.safetensors", "*.bin", "completions", "trainer_state.json", "warnings.jsonl")
 
 
 def check_folder(args, overwrite: bool) -> None:

@@ -1,24 +1,22 @@
 """What the training commands share: arguments, checks before anything is loaded, data and rewards, and the run."""
 
-import os
 from dataclasses import dataclass, field
 
-from datasets import load_dataset
-from transformers import AutoTokenizer
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
     ScriptArguments,
-    get_dataset,
     get_peft_config,
     get_quantization_config,
 )
 
+from ..evaluation.watch import WatchCallback
 from ..rewards.loading import load_reward
 from ..trainer.data import check_chat_template
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
 from .arguments import CommandParser, parse
 from .folder import check_folder, prepare_folder
+from .inputs import load_data, load_tokenizer
 from .launching import launch, launcher_arguments, launcher_options, needs_launcher
 
 
@@ -37,6 +35,8 @@ class TrainingScriptArguments(ScriptArguments):
             One more reward model, as TRL's scripts name it.
         overwrite (`bool`, *optional*, defaults to `False`):
             Remove what an earlier run left in `output_dir`.
+        watch (`bool`, *optional*, defaults to `True`):
+            Warn of signs of trouble in what is logged, and keep the warnings in `output_dir/warnings.jsonl`.
     """
 
     reward_funcs: list[str] | None = field(
@@ -50,6 +50,10 @@ class TrainingScriptArguments(ScriptArguments):
         default=None, metadata={"help": "One more reward model, as TRL's scripts name it."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Remove what an earlier run left in output_dir."})
+    watch: bool = field(
+        default=True,
+        metadata={"help": "Warn of signs of trouble in what is logged, and keep the warnings in warnings.jsonl."},
+    )
 
 
 def run_training(command: str, trainer_class: type, config_class: type, options: list[str], launched: bool) -> int:
@@ -100,49 +104,6 @@ def check(args, script_args, model_args, data_args) -> list:
     return rewards
 
 
-def load_data(script_args, data_args, evaluated: bool) -> dict:
-    """
-    The train split, and the test split if it is evaluated, as `{"train": …, "eval": …}`.
-
-    Raises:
-        ValueError: if the dataset or a split is not there, naming the splits that are.
-    """
-    if data_args.datasets:
-        splits = get_dataset(data_args)
-    else:
-        name = script_args.dataset_name
-        if name.startswith((".", "/", "~")) and not os.path.exists(os.path.expanduser(name)):
-            raise ValueError(f"dataset_name {name!r} does not exist. Make it with `negalign data`, or name another.")
-        try:
-            splits = load_dataset(name, name=script_args.dataset_config, streaming=script_args.dataset_streaming)
-        except FileNotFoundError as error:
-            raise ValueError(f"dataset_name {name!r} cannot be loaded: {error}") from error
-    wanted = {"train": script_args.dataset_train_split}
-    if evaluated:
-        wanted["eval"] = script_args.dataset_test_split
-    for role, split in wanted.items():
-        if split not in splits:
-            field_name = "dataset_train_split" if role == "train" else "dataset_test_split"
-            raise ValueError(f"{field_name} {split!r} is not in the dataset. It has {', '.join(splits)}.")
-    return {role: splits[split] for role, split in wanted.items()}
-
-
-def load_tokenizer(args, model_args):
-    """
-    The model's tokenizer, before the model.
-
-    Raises:
-        ValueError: if there is no such model.
-    """
-    name = model_args.model_name_or_path
-    try:
-        return AutoTokenizer.from_pretrained(
-            name, revision=model_args.model_revision, trust_remote_code=args.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model_name_or_path {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
 def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, script_args) -> None:
     """Build the trainer, train, save and push."""
     args.model_init_kwargs = {
@@ -159,6 +120,7 @@ def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, s
         eval_dataset=dataset.get("eval"),
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
+        callbacks=[WatchCallback()] if script_args.watch else None,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)

@@ -67,6 +67,8 @@ class GroupConfig(GRPOConfig):
         guide_placement (`str`, *optional*, defaults to `"user"`):
             Where a conversation takes a guide: before the last user message's text (`"user"`), as the system message
             or before the one there is (`"system"`), or both (`"both"`). A plain-text query takes it as a prefix.
+        log_entropy (`bool`, *optional*, defaults to `False`):
+            Log the mean entropy of the policy over the candidates' tokens, in nats. Costs some time.
         num_generations (`int`, *optional*):
             Size of a query's whole group, dataset responses included. `per_device_train_batch_size` must be a multiple
             of it, so that no group is torn.
@@ -83,6 +85,10 @@ class GroupConfig(GRPOConfig):
             "help": "Where a conversation takes a guide: before the last user message's text ('user'), as the system "
             "message or before the one there is ('system'), or both ('both')."
         },
+    )
+    log_entropy: bool = field(
+        default=False,
+        metadata={"help": "Log the mean entropy of the policy over the candidates' tokens, which costs some time."},
     )
     num_generations: int | None = field(
         default=None,

@@ -20,10 +20,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups
+from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
 from .checkpoints import find_checkpoint, unmark
+from .corrections import EpochSampler, positions_from_mask
 from .data import check_chat_template, check_dataset, column_names, response_ids
 from .group_config import GroupConfig
 from .seams import SeamError, check_seams
@@ -130,7 +131,7 @@ class GroupTrainer(GRPOTrainer):
         if "position_ids" in inspect.signature(base.forward).parameters:
             for scored in (self.model, self.ref_model):
                 if scored is not None:
-                    scored.register_forward_pre_hook(_positions_from_mask, with_kwargs=True)
+                    scored.register_forward_pre_hook(positions_from_mask, with_kwargs=True)
 
     def _refuse_processor(self, processing_class):
         if isinstance(processing_class, ProcessorMixin):
@@ -286,6 +287,8 @@ class GroupTrainer(GRPOTrainer):
         for kind in dict.fromkeys(kinds):
             of_kind = rewards[torch.tensor([k == kind for k in kinds], device=rewards.device)]
             metrics[f"reward/{kind}"].append(of_kind.nanmean().item())
+        repeated = gather_object([repeated_share(ids) for ids in completion_ids_list])
+        metrics["completions/repeated_4grams"].append(sum(repeated) / len(repeated))
         self._round_rewards = rewards
         return rewards_per_func
 
@@ -333,16 +336,18 @@ class GroupTrainer(GRPOTrainer):
         mask = inputs["completion_mask"]
         groups, size, length = mask.shape
         prompt_ids, prompt_mask = (inputs[k].repeat_interleave(size, 0) for k in ("prompt_ids", "prompt_mask"))
-        token_logps, _, aux_loss = self._get_per_token_logps_and_entropies(
+        token_logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([prompt_ids, inputs["completion_ids"].flatten(0, 1)], dim=1),
             torch.cat([prompt_mask, mask.flatten(0, 1)], dim=1),
             length,
-            compute_entropy=False,
+            compute_entropy=self.args.log_entropy,
             compute_aux_loss=self.aux_loss_enabled,
         )
         token_logps = token_logps.view(groups, size, length)
         losses, metrics = self.group_loss(token_logps, inputs)
+        if self.args.log_entropy:
+            metrics["entropy"] = entropies.masked_fill(mask.flatten(0, 1) == 0, torch.nan)
         if self.kl_weight != 0.0:
             kl = kl_penalty(token_logps, inputs["ref_per_token_logps"], mask)
             losses = losses + self.kl_weight * kl.mean(-1)
@@ -405,7 +410,7 @@ class GroupTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset=None):
         sampler = super()._get_train_sampler(dataset)
         if isinstance(sampler, RepeatSampler):
-            sampler.__class__ = _EpochSampler
+            sampler.__class__ = EpochSampler
             sampler.epoch = lambda: int(self.state.epoch or 0)
         return sampler
 
@@ -479,25 +484,3 @@ class GroupTrainer(GRPOTrainer):
             # torch cannot load onto "cpu:0", where a CPU process among several is
             buffer = torch.load(path, map_location="cpu", weights_only=True)
             self._buffered_inputs = send_to_device(buffer, self.accelerator.device)
-
-
-class _EpochSampler(RepeatSampler):
-    """TRL's sampler, shuffling each epoch by its number: a run resumed in a later epoch sees the same order."""
-
-    def __iter__(self):
-        if self.shuffle and self.seed is not None:
-            self.generator.manual_seed(self.seed + self.epoch())
-        return super().__iter__()
-
-
-def _positions_from_mask(module, args, kwargs):
-    """
-    Forward pre-hook: number the tokens from the first that is not padding, as generation does.
-
-    TRL scores left-padded rows without positions. Rotary models do not mind; models with learnt positions (GPT-2)
-    would be scored at other positions than they sampled from, by an amount that depends on the batch.
-    """
-    mask = kwargs.get("attention_mask")
-    if mask is None or kwargs.get("position_ids") is not None or kwargs.get("past_key_values") is not None:
-        return None
-    return args, kwargs | {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}

@@ -6,7 +6,7 @@ from accelerate.utils import gather_object
 from .. import schedules
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_pairs, pad_and_stack
 from ..guides import resolve_guide
-from ..objectives import ple_loss
+from ..objectives import ple_loss, sequence_logps
 from .group_trainer import GroupTrainer
 from .ple_config import PLEConfig
 
@@ -122,20 +122,29 @@ class PLETrainer(GroupTrainer):
         self.replay_store = state["replay_store"]
 
     def group_loss(self, token_logps, batch):
-        args = self.args
-        pairs_of_group = self.args.num_generations // 2
+        args, pairs_of_group = self.args, self.args.num_generations // 2
+        logps, mask, rewards = (pack_pairs(x) for x in (token_logps, batch["completion_mask"], batch["rewards"]))
         parts = ple_loss(
-            pack_pairs(token_logps),
-            pack_pairs(batch["completion_mask"]),
-            pack_pairs(batch["rewards"]),
+            logps,
+            mask,
+            rewards,
             batch["threshold"].repeat_interleave(pairs_of_group),
             wsft_reduction=args.wsft_reduction,
             weight_range=args.weight_range,
         )
         losses = args.ranking_weight * parts.ranking + args.wsft_weight * parts.wsft
+        means = sequence_logps(logps.detach(), mask, "mean").masked_fill(
+            rewards.isnan().any(-1, keepdim=True), torch.nan
+        )
+
+        def pick(candidate):
+            return means.gather(-1, candidate[:, None])
+
         return losses.view(-1, pairs_of_group).mean(-1), {
             "ple/gap": parts.gap,
             "ple/ranked_fraction": parts.ranked.float(),
             "ple/loss_ranking": parts.ranking,
             "ple/loss_wsft": parts.wsft,
+            "ple/logp_best": pick(rewards.argmax(-1)),
+            "ple/logp_worst": pick(rewards.argmin(-1)),
         }

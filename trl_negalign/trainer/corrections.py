@@ -1,0 +1,25 @@
+"""Where TRL's trainer needs another order of queries or other positions: small parts that `GroupTrainer` puts in."""
+
+from trl.trainer.utils import RepeatSampler
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's sampler, shuffling each epoch by its number: a run resumed in a later epoch sees the same order."""
+
+    def __iter__(self):
+        if self.shuffle and self.seed is not None:
+            self.generator.manual_seed(self.seed + self.epoch())
+        return super().__iter__()
+
+
+def positions_from_mask(module, args, kwargs):
+    """
+    Forward pre-hook: number the tokens from the first that is not padding, as generation does.
+
+    TRL scores left-padded rows without positions. Rotary models do not mind; models with learnt positions (GPT-2)
+    would be scored at other positions than they sampled from, by an amount that depends on the batch.
+    """
+    mask = kwargs.get("attention_mask")
+    if mask is None or kwargs.get("position_ids") is not None or kwargs.get("past_key_values") is not None:
+        return None
+    return args, kwargs | {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
