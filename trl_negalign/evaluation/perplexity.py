@@ -1,0 +1,95 @@
+"""Perplexity of reference responses given their queries."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .kept import by_length, digest, keep
+from .queries import Queries, split_ids, text_of
+
+
+def perplexity(nlls: list[float], tokens: list[int]) -> float:
+    """
+    exp(Σ nll / Σ tokens): exp of the mean negative log-likelihood of a reference token given the query and the tokens
+    before it. Every token counts the same, whatever its response's length; query tokens do not count.
+
+    Args:
+        nlls (`list[float]`): summed negative log-likelihood of each response, nats.
+        tokens (`list[int]`): tokens of each response.
+
+    Returns:
+        `float`: NaN without any token.
+    """
+    return math.exp(math.fsum(nlls) / sum(tokens)) if sum(tokens) else math.nan
+
+
+@torch.no_grad()
+def response_nlls(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
+    """
+    −Σ_t log π(y_t | x, y_<t) of each response, nats, in one forward pass.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): in evaluation mode.
+        pairs (`list`): tokens of each query x and of its response y.
+    """
+    longest = max(len(query) + len(response) for query, response in pairs)
+    ids = torch.zeros(len(pairs), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (query, response) in enumerate(pairs):
+        # padded on the right, so that positions are those of a sequence on its own in every model
+        ids[row, : len(query) + len(response)] = torch.tensor(query + response)
+        mask[row, : len(query) + len(response)] = 1
+    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
+    nlls = []
+    for row, (query, response) in enumerate(pairs):
+        # one row at a time: a batch of float32 log-probabilities over a large vocabulary takes much memory
+        predicted = logits[row, len(query) - 1 : len(query) + len(response) - 1].float()
+        target = torch.tensor(response, dtype=torch.long, device=predicted.device)
+        nlls.append(F.cross_entropy(predicted, target, reduction="none").sum(dtype=torch.float32).item())
+    return nlls
+
+
+def reference_nlls_kept(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    queries: Queries,
+    folder: Path,
+    *,
+    model_id: str,
+    batch_size: int = 8,
+    description: str = "perplexity",
+) -> pd.DataFrame:
+    """
+    Negative log-likelihood of each query's reference, each computed once and kept in `folder`.
+
+    A conversation is rendered as for generation, and the reference is the text of its message: neither an end of
+    sequence nor what a chat template writes after a message counts. References without a token have a likelihood of 1
+    over 0 tokens, and so no part in the perplexity.
+
+    Args:
+        model, tokenizer: the judged model.
+        queries ([`Queries`]): with references.
+        folder (`Path`): where numbers are kept.
+        model_id (`str`): a different one for different weights.
+        batch_size (`int`): sequences at a time; changes nothing.
+        description (`str`): label of the progress bar.
+
+    Returns:
+        `pandas.DataFrame`: `nll` (nats) and `tokens` of each reference, in the queries' order.
+    """
+    references = [text_of(reference) for reference in queries.references]
+    keys = [digest(*item) for item in zip(queries.rows, queries.prompts, references, strict=True)]
+
+    def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
+        pairs = {index: split_ids(tokenizer, queries.prompts[index], references[index]) for index in missing}
+        for batch in by_length({index: len(x) + len(y) for index, (x, y) in pairs.items()}, batch_size):
+            nlls = response_nlls(model, [pairs[index] for index in batch])
+            yield batch, {"nll": nlls, "tokens": [len(pairs[index][1]) for index in batch]}
+
+    settings = digest(model_id, tokenizer.chat_template, len(tokenizer))
+    return keep(folder / f"references-{settings}", keys, compute, description)
