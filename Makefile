@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 METHOD ?= neat
 OUT ?= runs/quickstart-$(METHOD)
+IMDB ?= stanfordnlp/imdb
+HH ?= Anthropic/hh-rlhf
 
-.PHONY: quickstart test test-distributed test-all lint clean
+.PHONY: quickstart recipe-smoke test test-distributed test-all lint clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -21,6 +23,10 @@ quickstart: $(VENV)/.ready  ## train SmolLM2-135M: make quickstart METHOD=ple OU
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -m "not slow"
+
+recipe-smoke: $(VENV)/.ready  ## two whole chains on SmolLM2-135M: make recipe-smoke IMDB=folder HH=folder for local copies
+	PATH="$(abspath $(BIN)):$$PATH" recipes/smoke/run.sh imdb "$(IMDB)"
+	PATH="$(abspath $(BIN)):$$PATH" recipes/smoke/run.sh hh "$(HH)"
 
 $(VENV)/.ready-deepspeed: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet -e '.[deepspeed]' -c constraints.txt

@@ -221,3 +221,14 @@ def test_where_a_dataset_may_go(tmp_path):
 @pytest.fixture
 def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_folders_of_the_same_name_are_told_apart(tmp_path, monkeypatch):
+    """`datasets` caches a local folder by its last name and its card."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for task, text in (("one", "first"), ("two", "second"), ("one", "third")):
+        out = tmp_path / task / "data"
+        out.parent.mkdir(exist_ok=True)
+        rows = [{"prompt": text}]
+        write(out, {"queries": {"train": rows, "test": rows}}, "parquet", {})
+        assert load_dataset(str(out), "queries")["train"]["prompt"] == [text]

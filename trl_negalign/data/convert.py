@@ -1,6 +1,7 @@
 """From a source's splits to a folder of datasets: reading, sifting, counting and writing."""
 
 import gzip
+import hashlib
 import json
 import random
 import re
@@ -323,7 +324,7 @@ def write(out: Path, datasets: dict[str, dict[str, list[dict]]], file_format: st
                     dataset.to_parquet(path)
                 else:
                     dataset.to_json(path, force_ascii=False)
-        (new / "README.md").write_text(_card(datasets, file_format), encoding="utf-8")
+        (new / "README.md").write_text(_card(datasets, file_format, _digest(new)), encoding="utf-8")
         (new / COUNTS).write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -337,8 +338,21 @@ def write(out: Path, datasets: dict[str, dict[str, list[dict]]], file_format: st
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _card(datasets: dict[str, dict[str, list[dict]]], file_format: str) -> str:
-    """The dataset card from which `load_dataset(folder, name)` knows the files of a name."""
+def _digest(folder: Path) -> str:
+    """A short digest of all files in a folder."""
+    content = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content.update(path.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def _card(datasets: dict[str, dict[str, list[dict]]], file_format: str, digest: str) -> str:
+    """
+    The dataset card from which `load_dataset(folder, name)` knows the files of a name.
+
+    The digest is for `datasets`, which caches a local folder by its last name and its card alone: without it, another
+    task's folder of the same name, or what a folder held before, would be read instead.
+    """
     import yaml
 
     configs = [
@@ -346,6 +360,7 @@ def _card(datasets: dict[str, dict[str, list[dict]]], file_format: str) -> str:
             "config_name": name,
             "data_files": [{"split": split, "path": f"{name}/{split}.{file_format}"} for split in splits],
             "default": name in ("queries", "questions"),
+            "description": f"content {digest}",
         }
         for name, splits in datasets.items()
     ]
