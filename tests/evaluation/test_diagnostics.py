@@ -19,7 +19,12 @@ from trl_negalign.evaluation.diagnostics import (
 
 
 QUERY, CHOSEN, REJECTED = [5, 9, 17], [40, 41, 7, 8], [60, 61]
-PAIRS = [(QUERY, CHOSEN, REJECTED), ([8, 8], [30, 31], [32, 33, 34]), ([90], [5, 5, 5], [200]), ([8, 8], [33], [30, 31])]
+PAIRS = [
+    (QUERY, CHOSEN, REJECTED),
+    ([8, 8], [30, 31], [32, 33, 34]),
+    ([90], [5, 5, 5], [200]),
+    ([8, 8], [33], [30, 31]),
+]
 
 
 def mean_logp(model, query, response):

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from datasets import load_dataset
 from transformers import PreTrainedTokenizerBase
@@ -126,11 +127,17 @@ def _load(data: str, config: str | None) -> dict:
             reader = next((READERS[ending] for ending in READERS if path.name.endswith(ending)), None)
             if reader is None:
                 raise ValueError(f"it is of no known kind. Give a folder, or a file out of {', '.join(READERS)}.")
-            return load_dataset(reader, data_files={"test": str(path)})
-        return load_dataset(str(path) if path.is_dir() else data, config)
+            return _load_fresh(reader, data_files={"test": str(path)})
+        return _load_fresh(str(path), config) if path.is_dir() else load_dataset(data, config)
     except Exception as error:
         # a broken file raises what its reader raises
         raise ValueError(f"data {data!r} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _load_fresh(*args, **kwargs) -> dict:
+    """A local dataset as it is now: the cache of `datasets` takes folders of one name with the same card for one."""
+    with TemporaryDirectory() as cache:
+        return load_dataset(*args, **kwargs, cache_dir=cache, keep_in_memory=True)
 
 
 def _check(row: int, column: str, value, like) -> None:

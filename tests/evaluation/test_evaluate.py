@@ -1,0 +1,262 @@
+"""An evaluation from models to results.json, on tiny models and a judge on this machine."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from sacrebleu import corpus_bleu
+
+import trl_negalign.evaluation.generation as generation
+from tests.conftest import save, tiny_model
+from tests.evaluation.judge_server import JudgeServer, fail, shorter
+from tests.helpers import dataset, letter_reward
+from trl_negalign.evaluation.evaluate import evaluate
+from trl_negalign.evaluation.generation import Sampling, generate_batch
+from trl_negalign.evaluation.judges import ChatJudge
+from trl_negalign.evaluation.perplexity import response_nlls
+from trl_negalign.evaluation.policies import Policy
+from trl_negalign.evaluation.queries import load_queries, split_ids
+
+
+SAMPLING = Sampling(max_new_tokens=8, seed=1)
+LETTERS = "tests.helpers.letter_reward"
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def other_model(tokenizer, tmp_path_factory):
+    return save(tiny_model(tokenizer, seed=7), tokenizer, tmp_path_factory.mktemp("models") / "other-model")
+
+
+@pytest.fixture
+def make_queries(tmp_path):
+    def make(style="string", responses=True, rows=6, **options):
+        path = tmp_path / f"{style}-{responses}.jsonl"
+        dataset(style, responses=responses, rows=rows).to_json(path)
+        return load_queries(str(path), **options)
+
+    return make
+
+
+def chat(server, tmp_path, **options) -> ChatJudge:
+    return ChatJudge(server.url, "small-judge", tmp_path / "out" / "judge.sqlite", backoff=0.01, retries=1, **options)
+
+
+@pytest.mark.parametrize("style", ["string", "conversation"])
+def test_every_metric_of_two_models(style, saved_model, other_model, saved_reward_model, make_queries, tmp_path):
+    queries, out = make_queries(style), tmp_path / "out"
+    with JudgeServer(shorter) as server:
+        returned = evaluate(
+            [saved_model, f"other={other_model}"],
+            queries,
+            out,
+            rewards=(LETTERS, saved_reward_model),
+            judge=chat(server, tmp_path),
+            against_reference=True,
+            sampling=SAMPLING,
+            batch_size=4,
+        )
+    results = json.loads((out / "results.json").read_text())
+    assert results == json.loads(json.dumps(returned))
+    assert list(results["results"]) == ["tiny-model", "other"]
+    table = pd.read_parquet(out / "completions.parquet")
+    assert len(table) == 12 and table["row"].tolist() == [*range(6), *range(6)]
+    for label, rows in table.groupby("model"):
+        found, texts = results["results"][label], rows["completion"].tolist()
+        assert found["bleu"]["bleu"] == pytest.approx(corpus_bleu(texts, [rows["reference"].tolist()]).score)
+        assert found["reward"][LETTERS]["mean"] == pytest.approx(sum(letter_reward(texts)) / 6)
+        assert found["reward"][saved_reward_model]["count"] == 6
+        assert found["ppl"]["perplexity"] == pytest.approx(
+            math.exp(rows["reference_nll"].sum() / rows["reference_tokens"].sum())
+        )
+        assert found["length"]["tokens"] == rows["tokens"].mean() and 0 <= found["length"]["truncated"] <= 1
+        assert set(found["diversity"]) >= {"distinct_1", "distinct_2", "self_bleu", "repetition_4"}
+    means = {label: found["reward"][LETTERS]["mean"] for label, found in results["results"].items()}
+    [letters, by_model] = results["reward_differences"]
+    assert (letters["model"], letters["baseline"], by_model["reward"]) == ("other", "tiny-model", saved_reward_model)
+    assert letters["mean"] == pytest.approx(means["other"] - means["tiny-model"])
+
+    judged = pd.read_parquet(out / "judgements.parquet")
+    texts = {(line.model, line.row): line.completion for line in table.itertuples()}
+    texts |= {("reference", line.row): line.reference for line in table.itertuples()}
+    assert len(judged) == 18
+    for row in judged.itertuples():
+        ours, theirs = len(texts[row.model, row.row]), len(texts[row.against, row.row])
+        assert row.outcome == ("win" if ours < theirs else "lose" if ours > theirs else "tie")
+    pairs = [(found["model"], found["against"]) for found in results["win_rates"]]
+    assert pairs == [("tiny-model", "other"), ("tiny-model", "reference"), ("other", "reference")]
+    assert results["win_rates"][0]["win"] == (judged["outcome"][:6] == "win").sum()
+
+
+def test_it_writes_what_is_needed_to_repeat_it(saved_model, saved_reward_model, make_queries, tmp_path):
+    with JudgeServer(shorter) as server:
+        judge = chat(server, tmp_path, criteria="Prefer rhymes.")
+        options = {"rewards": (saved_reward_model,), "judge": judge, "sampling": SAMPLING}
+        results = evaluate([saved_model], make_queries(num_queries=4, seed=3), tmp_path / "out", **options)
+    settings, data = results["settings"], results["data"]
+    assert settings["sampling"] == {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 1}
+    assert settings["judge"]["base_url"] == server.url and settings["judge"]["model"] == "small-judge"
+    assert "Prefer rhymes." in settings["judge"]["instructions"] and settings["judge"]["options"]["temperature"] == 0
+    assert settings["pairs"] == [["tiny-model", "reference"]]  # one model alone
+    assert data["queries"] == 4 and data["rows_in_split"] == 6 and data["seed"] == 3
+    assert data["fingerprint"] == make_queries(num_queries=4, seed=3).fingerprint
+    assert len(results["models"]["tiny-model"]["weights"]) == len(results["rewards"][saved_reward_model]["weights"])
+    assert results["results"]["tiny-model"]["bleu"]["signature"].startswith("nrefs:1")
+    versions = results["environment"]["versions"]
+    assert all(versions[name] for name in ("python", "torch", "transformers", "trl", "sacrebleu", "trl-negalign"))
+
+
+def test_perplexity_alone_generates_nothing(saved_model, model, tokenizer, make_queries, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "generate_batch", None)
+    queries = make_queries()
+    found = evaluate([saved_model], queries, tmp_path / "out", metrics=("ppl",))["results"]["tiny-model"]
+    pairs = [split_ids(tokenizer, *row) for row in zip(queries.prompts, queries.references, strict=True)]
+    nlls = [response_nlls(model.eval(), [pair])[0] for pair in pairs]
+    assert found["ppl"]["tokens"] == sum(len(response) for _, response in pairs)
+    assert found["ppl"]["perplexity"] == pytest.approx(math.exp(sum(nlls) / found["ppl"]["tokens"]), rel=1e-5)
+    assert list(found) == ["ppl"]
+
+
+def count_generated(monkeypatch, stop_after=None) -> list:
+    rows = []
+
+    def counted(model, tokenizer, ids, batch, sampling):
+        if stop_after is not None and len(rows) >= stop_after:
+            raise KeyboardInterrupt
+        rows.extend(batch)
+        return generate_batch(model, tokenizer, ids, batch, sampling)
+
+    monkeypatch.setattr(generation, "generate_batch", counted)
+    return rows
+
+
+def test_a_stopped_evaluation_goes_on_everywhere(saved_model, other_model, make_queries, tmp_path, monkeypatch):
+    models, metrics = [saved_model, other_model], ("ppl", "win_rate", "length")
+    options = {"metrics": metrics, "sampling": SAMPLING, "batch_size": 2}
+
+    def run(server, name="out"):
+        judge = ChatJudge(server.url, "m", tmp_path / name / "judge.sqlite", backoff=0.01, retries=0, concurrency=1)
+        return evaluate(models, make_queries(), tmp_path / name, judge=judge, **options)
+
+    with JudgeServer(shorter) as server:
+        whole = run(server, "whole")
+        asked = server.requests
+    with JudgeServer(*[shorter] * 5, fail(500)) as server:
+        first = count_generated(monkeypatch, stop_after=8)  # in the second model
+        with pytest.raises(KeyboardInterrupt):
+            run(server)
+        rest = count_generated(monkeypatch)
+        with pytest.raises(OSError, match="run the same command again to go on"):
+            run(server)
+        assert len(first) == 8 and len(rest) == 4
+        assert not (tmp_path / "out" / "results.json").exists()
+        server.replies = (shorter,)
+        resumed = run(server)
+        assert server.requests == asked + 1 and len(rest) == 4  # the failed one is asked twice
+        again = run(server)
+        assert server.requests == asked + 1
+    for part in ("results", "win_rates", "data", "models"):
+        assert resumed[part] == again[part] == whole[part]
+
+
+def test_more_queries_use_the_completions_of_fewer(saved_model, make_queries, tmp_path, monkeypatch):
+    options = {"metrics": ("length",), "sampling": SAMPLING}
+    evaluate([saved_model], make_queries(num_queries=2), tmp_path / "out", **options)
+    generated = count_generated(monkeypatch)
+    with pytest.raises(ValueError, match=r"holds the results of another evaluation \(other data: .*queries"):
+        evaluate([saved_model], make_queries(num_queries=5), tmp_path / "out", **options)
+    assert not generated
+    results = evaluate([saved_model], make_queries(num_queries=5), tmp_path / "out", overwrite=True, **options)
+    assert len(generated) == 3 and results["data"]["queries"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampling": Sampling(max_new_tokens=9)}, "other settings: sampling"),
+        ({"metrics": ("length", "diversity")}, "other settings: metrics"),
+        ({"models": ["again={path}"]}, "other models: again"),
+    ],
+)
+def test_other_settings_do_not_replace_results(change, message, saved_model, make_queries, tmp_path):
+    options = {"models": [saved_model], "metrics": ("length",), "sampling": SAMPLING, "out": tmp_path / "out"}
+    evaluate(queries=make_queries(), **options)
+    before = (tmp_path / "out" / "results.json").read_text()
+    if "models" in change:
+        change = {"models": [saved_model, change["models"][0].format(path=saved_model)]}
+    with pytest.raises(ValueError, match=message):
+        evaluate(queries=make_queries(), **(options | change))
+    assert (tmp_path / "out" / "results.json").read_text() == before
+
+
+def test_a_model_in_memory_and_a_reward_as_judge(model, tokenizer, make_model, make_queries, tmp_path):
+    models = [
+        Policy("one", "in memory", loader=lambda: (model, tokenizer)),
+        Policy("two", "in memory", loader=lambda: (make_model(seed=3), tokenizer)),
+    ]
+    queries = make_queries(responses=False)
+    metrics = ("win_rate", "reward")
+    results = evaluate(
+        models, queries, tmp_path / "out", metrics=metrics, rewards=(LETTERS,), judge=LETTERS, sampling=SAMPLING
+    )
+    table = pd.read_parquet(tmp_path / "out" / "completions.parquet")
+    one, two = (table[table["model"] == label][f"reward/{LETTERS}"].tolist() for label in ("one", "two"))
+    [found] = results["win_rates"]
+    assert found["win"] == sum(a > b for a, b in zip(one, two, strict=True)) and found["unreadable"] == 0
+    assert results["settings"]["judge"] == {"kind": "reward", "reward": LETTERS}
+
+
+def test_missing_rewards_are_none_in_json_and_unreadable_to_a_judge(saved_model, make_queries, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.helpers.letter_reward", lambda completions, **kwargs: [None] * len(completions))
+    options = {"metrics": ("win_rate", "reward"), "rewards": (LETTERS,), "judge": LETTERS, "sampling": SAMPLING}
+    evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["results"]["tiny-model"]["reward"][LETTERS] == {
+        "mean": None,
+        "standard_error": None,
+        "count": 0,
+        "unscored": 6,
+    }
+    assert results["win_rates"][0]["unreadable"] == 6 and results["win_rates"][0]["win_minus_lose"] is None
+
+
+def test_the_judge_is_checked_before_any_model_runs(saved_model, make_queries, tmp_path, monkeypatch):
+    generated = count_generated(monkeypatch)
+    with JudgeServer(fail(401)) as server:
+        with pytest.raises(OSError, match="Is the key in OPENAI_API_KEY"):
+            judge = chat(server, tmp_path)
+            evaluate([saved_model], make_queries(), tmp_path / "out", metrics=("win_rate",), judge=judge)
+    assert server.requests == 1 and not generated
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ("reward", "accuracy")}, r"metrics \['accuracy'\]: choose out of ppl, reward"),
+        ({"metrics": ()}, "metrics is empty"),
+        ({"models": []}, "No model is named"),
+        ({"models": ["a/same", "b/same"]}, "Two models would be named 'same'"),
+        ({"models": ["reference=gpt2"]}, "would be named 'reference'"),
+        ({"metrics": ("reward",)}, "metric reward needs a reward"),
+        ({"metrics": ("win_rate",)}, "metric win_rate needs a judge"),
+        ({"metrics": ("ppl", "bleu")}, "ppl, bleu needs reference responses"),
+        ({"metrics": ("win_rate",), "judge": LETTERS}, "win_rate against references needs reference"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"metrics": ("length",), "models": ["no/such"]}, "The model 'such' .* cannot be loaded"),
+        ({"metrics": ("reward",), "rewards": ("sentiment",)}, "is no packaged one"),
+        ({"metrics": ("length",), "sampling": Sampling(max_new_tokens=600)}, "No query is left .*of tiny-model"),
+    ],
+)
+def test_bad_input_before_anything_runs(options, message, saved_model, make_queries, tmp_path, monkeypatch):
+    generated = count_generated(monkeypatch)
+    options = {"models": [saved_model], "queries": make_queries(responses=False), "out": tmp_path / "out"} | options
+    with pytest.raises(ValueError, match=message):
+        evaluate(**options)
+    assert not generated and not (tmp_path / "out").exists()

