@@ -47,6 +47,8 @@ RUNS = {
     "ple, reward model, lora, replay": {"method": "ple", "rewards": ["model"], "lora": True, "replay": 1},
     "ple, reward model, quantile": {"method": "ple", "rewards": ["model"], "threshold_schedule": "quantile"},
     "ple, callable, lora": {"method": "ple", "lora": True},
+    "neat, shared prompts": {"method": "neat", "responses": True, "share_prompts": True, "beta": 0.1},
+    "ple, shared prompts, lora": {"method": "ple", "lora": True, "share_prompts": True},
 }
 
 

@@ -67,6 +67,11 @@ class GroupConfig(GRPOConfig):
         guide_placement (`str`, *optional*, defaults to `"user"`):
             Where a conversation takes a guide: before the last user message's text (`"user"`), as the system message
             or before the one there is (`"system"`), or both (`"both"`). A plain-text query takes it as a prefix.
+        share_prompts (`bool`, *optional*, defaults to `False`):
+            Score a group as one packed sequence, the query once for all its candidates: the same log-probabilities and
+            gradients, in less time where queries are long. A micro-batch for which packing would cost more is scored
+            as usual. Refused for models where it is not known to be exact (see
+            [`~trl_negalign.trainer.shared_prompt.supports_shared_prompts`]).
         log_entropy (`bool`, *optional*, defaults to `False`):
             Log the mean entropy of the policy over the candidates' tokens, in nats. Costs some time.
         num_generations (`int`, *optional*):
@@ -84,6 +89,13 @@ class GroupConfig(GRPOConfig):
         metadata={
             "help": "Where a conversation takes a guide: before the last user message's text ('user'), as the system "
             "message or before the one there is ('system'), or both ('both')."
+        },
+    )
+    share_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Score a group as one packed sequence, the query once for all its candidates, where that is exact "
+            "and cheaper. Refused for models where it is not known to be exact."
         },
     )
     log_entropy: bool = field(

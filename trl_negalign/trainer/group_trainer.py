@@ -28,6 +28,7 @@ from .corrections import EpochSampler, positions_from_mask
 from .data import check_chat_template, check_dataset, column_names, response_ids
 from .group_config import GroupConfig
 from .seams import SeamError, check_seams
+from .shared_prompt import packing_is_cheaper, shared_prompt_logps, supports_shared_prompts
 
 
 logger = get_logger(__name__)
@@ -127,6 +128,9 @@ class GroupTrainer(GRPOTrainer):
             args.beta = self.kl_weight
         self._refuse_processor(self.processing_class)  # TRL may have loaded one
         check_chat_template(train_dataset, self.processing_class)
+        exact, reason = supports_shared_prompts(self.model) if args.share_prompts else (True, "")
+        if not exact:
+            raise ValueError(f"share_prompts=True cannot be exact here: {reason} Leave it out.")
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if "position_ids" in inspect.signature(base.forward).parameters:
             for scored in (self.model, self.ref_model):
@@ -334,20 +338,10 @@ class GroupTrainer(GRPOTrainer):
             # no objective is defined on plain samples alone; minus the reward makes lower better, as for any loss
             return -inputs["rewards"].nanmean().nan_to_num()
         mask = inputs["completion_mask"]
-        groups, size, length = mask.shape
-        prompt_ids, prompt_mask = (inputs[k].repeat_interleave(size, 0) for k in ("prompt_ids", "prompt_mask"))
-        token_logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([prompt_ids, inputs["completion_ids"].flatten(0, 1)], dim=1),
-            torch.cat([prompt_mask, mask.flatten(0, 1)], dim=1),
-            length,
-            compute_entropy=self.args.log_entropy,
-            compute_aux_loss=self.aux_loss_enabled,
-        )
-        token_logps = token_logps.view(groups, size, length)
+        token_logps, entropies, aux_loss = self._group_logps(model, inputs)
         losses, metrics = self.group_loss(token_logps, inputs)
         if self.args.log_entropy:
-            metrics["entropy"] = entropies.masked_fill(mask.flatten(0, 1) == 0, torch.nan)
+            metrics["entropy"] = entropies.masked_fill(mask == 0, torch.nan)
         if self.kl_weight != 0.0:
             kl = kl_penalty(token_logps, inputs["ref_per_token_logps"], mask)
             losses = losses + self.kl_weight * kl.mean(-1)
@@ -360,6 +354,26 @@ class GroupTrainer(GRPOTrainer):
             self._log_metrics({"aux_loss": aux_loss})
         # every micro-batch and process holds as many groups, so this is the mean over the optimizer step's groups
         return loss / self.current_gradient_accumulation_steps
+
+    def _group_logps(self, model, inputs):
+        """Log-probs and entropies of a micro-batch, `[groups, G, T]`, and TRL's auxiliary loss."""
+        prompt_ids, prompt_mask, mask = (inputs[name] for name in ("prompt_ids", "prompt_mask", "completion_mask"))
+        groups, size, length = mask.shape
+        if self.args.share_prompts and packing_is_cheaper(self.model.config.hidden_size, prompt_mask, mask):
+            with self.accelerator.autocast():
+                return *shared_prompt_logps(model, prompt_ids, prompt_mask, inputs["completion_ids"], mask), None
+        prompt_ids, prompt_mask = (x.repeat_interleave(size, 0) for x in (prompt_ids, prompt_mask))
+        token_logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([prompt_ids, inputs["completion_ids"].flatten(0, 1)], dim=1),
+            torch.cat([prompt_mask, mask.flatten(0, 1)], dim=1),
+            length,
+            compute_entropy=self.args.log_entropy,
+            compute_aux_loss=self.aux_loss_enabled,
+        )
+        if self.args.log_entropy:
+            entropies = entropies.view(groups, size, length)
+        return token_logps.view(groups, size, length), entropies, aux_loss
 
     def log_round_metric(self, name: str, value: float) -> None:
         """Log a training metric that all processes know alike."""
