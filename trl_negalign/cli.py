@@ -16,6 +16,7 @@ COMMANDS = {
     "raft": "train with RAFT, best-of-n imitation, as a setting of NEAT",
     "rrhf": "train with RRHF, ranking and imitation, as a setting of NEAT",
     "evaluate": "compare models: perplexity, reward, BLEU, win rate, diversity, length",
+    "report": "one page about a training: curves, samples, settings and warnings",
     "data": "turn public datasets into TRL's formats",
     "merge": "merge a LoRA adapter into its base, for the next stage",
     "env": "print versions, devices and whether this TRL fits",

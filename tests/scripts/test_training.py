@@ -62,6 +62,9 @@ def test_it_trains_resumes_and_overwrites(command, config):
     assert main([command, "--config", file]) == 0
     first = log("out")
     assert any(key.startswith(f"{command}/") for key in first[0])
+    written = json.loads(Path("out/run_config.json").read_text())
+    assert written["args"]["learning_rate"] == 0.01 and len(written["candidates"]) == 4
+    assert written["rewards"] == ["letters"]
     assert main([command, "--config", file, "--max_steps", "3", "--resume_from_checkpoint"]) == 0
     assert [entry["loss"] for entry in log("out")[:2]] == [entry["loss"] for entry in first[:2]]
     assert len(log("out")) == 4

@@ -9,7 +9,15 @@ from ..trainer.checkpoints import find_checkpoint
 
 
 # what a training run leaves in its folder
-LEFT_BY_A_RUN = ("checkpoint-*", "*.safetensors", "*.bin", "completions", "trainer_state.json", "warnings.jsonl")
+LEFT_BY_A_RUN = (
+    "checkpoint-*",
+    "*.safetensors",
+    "*.bin",
+    "completions",
+    "trainer_state.json",
+    "warnings.jsonl",
+    "run_config.json",
+)
 
 
 def check_folder(args, overwrite: bool) -> None:

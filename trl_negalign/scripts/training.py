@@ -11,6 +11,7 @@ from trl import (
 )
 
 from ..evaluation.watch import WatchCallback
+from ..reports.run_config import write_run_config
 from ..rewards.loading import load_reward
 from ..trainer.data import check_chat_template
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
@@ -122,6 +123,7 @@ def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, s
         peft_config=get_peft_config(model_args),
         callbacks=[WatchCallback()] if script_args.watch else None,
     )
+    write_run_config(trainer)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.save_state()

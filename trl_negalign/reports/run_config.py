@@ -1,0 +1,31 @@
+"""What a run was started with, as a file that a report can read."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+from .. import __version__
+
+
+RUN_CONFIG_NAME = "run_config.json"
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
+
+
+def write_run_config(trainer) -> None:
+    """
+    Write a [`GroupTrainer`]'s method, candidates, rewards, arguments and versions to its folder, on the main process.
+    Tokens for the hub are left out, as in transformers' own records.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    config = {
+        "method": trainer.args.preset.name if trainer.args.preset else type(trainer).__name__,
+        "candidates": [vars(candidate) for candidate in trainer.candidates],
+        "rewards": trainer.reward_func_names,
+        "versions": {"trl-negalign": __version__} | {name: version(name) for name in PACKAGES},
+        "args": trainer.args.to_dict(),
+    }
+    folder = Path(trainer.args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+    (folder / RUN_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
