@@ -163,8 +163,8 @@ def read_config(run: Run) -> None:
         run.config = flatten(settings)
     elif not (run.folder / RUN_CONFIG_NAME).exists():
         run.notes.append(
-            f"There is no {RUN_CONFIG_NAME}, so the run's settings are not known. (training_args.bin is a pickle, which "
-            "can run code, and is not opened.)"
+            f"There is no {RUN_CONFIG_NAME}, so the run's settings are not known. (training_args.bin is a pickle, "
+            "which can run code, and is not opened.)"
         )
 
 
