@@ -70,7 +70,9 @@ def run(task: str, stage: str, options: dict) -> None:
     script.main(*script.make_parser().parse_args_and_config(arguments))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", ["hh", pytest.param("imdb", marks=pytest.mark.slow), pytest.param("tldr", marks=pytest.mark.slow)]
+)
 def test_the_stages_of_a_task_follow_each_other(task, saved_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

@@ -137,6 +137,7 @@ def count_generated(monkeypatch, stop_after=None) -> list:
     return rows
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_everywhere(saved_model, other_model, make_queries, tmp_path, monkeypatch):
     models, metrics = [saved_model, other_model], ("ppl", "win_rate", "length")
     options = {"metrics": metrics, "sampling": SAMPLING, "batch_size": 2}

@@ -51,6 +51,7 @@ def test_runaway_penalty(method, options, make_model, tokenizer, tmp_path):
     assert "runaway_penalty" in warnings(method, make_model(), tokenizer, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_repetition(make_model, tokenizer, tmp_path):
     def repeats(completion_ids, **kwargs):
         return [float(len(ids) - len(set(ids))) for ids in completion_ids]
@@ -60,6 +61,7 @@ def test_repetition(make_model, tokenizer, tmp_path):
     assert "repetition" in warnings("neat", make_model(), tokenizer, tmp_path, repeats, **options)
 
 
+@pytest.mark.slow
 def test_truncation_and_length_drift(make_model, tokenizer, tmp_path):
     """A policy that soon ends is paid for length."""
 
