@@ -67,11 +67,35 @@ def test_answers_are_tokenized_alike_in_training_and_scoring(any_tokenizer, make
     any_tokenizer.pad_token = any_tokenizer.pad_token or any_tokenizer.eos_token
     trainer = make_trainer(tiny_model(any_tokenizer), processing_class=any_tokenizer)
     for head in HEADS:
-        for row, (query, answer) in zip(trainer.tokenized(head), trainer.pairs[head], strict=True):
+        rows = [(row["input_ids"], row["labels"]) for row in trainer.tokenized(head)]
+        for query, answer in trainer.pairs[head]:
             (query_ids, (answer_ids,)) = trainer.heads.encode([query], [[answer]])[0]
-            assert row["input_ids"] == query_ids + answer_ids
-            assert row["labels"] == [-100] * len(query_ids) + answer_ids
-            assert any_tokenizer(f"Question: {query}\nAnswer: {answer}")["input_ids"] == row["input_ids"]
+            rows.remove((query_ids + answer_ids, [-100] * len(query_ids) + answer_ids))
+            assert any_tokenizer(f"Question: {query}\nAnswer: {answer}")["input_ids"] == query_ids + answer_ids
+        assert not rows
+
+
+def test_an_optimizer_steps_examples_are_sorted_by_length(make_trainer):
+    trainer = make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    found = [row["input_ids"] for row in trainer.tokenized("positive")]
+    expected = [
+        sum(trainer.heads.encode([query], [[answer]])[0].options, trainer.heads.encode([query], [[answer]])[0].query)
+        for query, answer in trainer.pairs["positive"]
+    ]
+    for start in range(0, 40, 6):
+        assert sorted(found[start : start + 6]) == sorted(expected[start : start + 6])
+        lengths = list(map(len, found[start : start + 6]))
+        assert lengths == sorted(lengths)
+
+
+def test_micro_batches_change_nothing(make_trainer, tmp_path):
+    sizes = {"one": (8, 1), "four": (2, 4)}
+    for name, (batch, accumulated) in sizes.items():
+        options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+        make_trainer(output_dir=str(tmp_path / name), heads=["negative"], optim="sgd", **options).train()
+    first, second = (load_file(tmp_path / name / "examples-40/negative/adapter_model.safetensors") for name in sizes)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-7)
 
 
 def test_heads_with_a_sentencepiece_tokenizer(unigram_tokenizer, make_trainer):
@@ -248,6 +272,18 @@ def test_a_base_by_its_path(make_trainer, saved_model):
 )
 def test_points_end_with_a_step(options, examples, expected, tmp_path):
     assert point_steps(LikraConfig(str(tmp_path), use_cpu=True, bf16=False, **options), examples) == expected
+
+
+def test_heads_are_pushed_together_at_the_end(make_trainer, monkeypatch, tmp_path):
+    pushed = []
+    monkeypatch.setattr(LikraModel, "push_to_hub", lambda self, repo_id, **options: pushed.append((repo_id, options)))
+    # a trainer of TRL's would ask the hub for a repository at once
+    trainer = make_trainer(push_to_hub=True, hub_private_repo=True, hub_token="secret", max_steps=1)
+    trainer.train()
+    assert pushed == []
+    trainer.push_to_hub()
+    make_trainer(output_dir=str(tmp_path / "named"), hub_model_id="me/likra").push_to_hub()
+    assert pushed[0] == ("heads", {"private": True, "token": "secret"}) and pushed[1][0] == "me/likra"
 
 
 @pytest.mark.parametrize("count", [12, 48])

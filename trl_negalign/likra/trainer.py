@@ -212,13 +212,18 @@ class LikraTrainer:
         trainer.accelerator.wait_for_everyone()
 
     def tokenized(self, head: str) -> Dataset:
-        """A head's sequences in the order of training: `input_ids`, and `labels` with −100 on the query's tokens."""
+        """
+        A head's sequences in the order of training: `input_ids`, and `labels` with −100 on the query's tokens. Those
+        of one optimizer step are sorted by length, which changes no gradient: its micro-batches need little padding.
+        """
         rows = []
         for query, answer in self.pairs[head]:
             query_ids, (answer_ids,) = encode(self.heads.tokenizer, query, [answer], self.template)
             labels = [-100] * len(query_ids) + answer_ids
             rows.append({"input_ids": query_ids + answer_ids, "labels": labels})
-        return Dataset.from_list(rows)
+        size = examples_per_step(self.args)
+        steps = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return Dataset.from_list([row for step in steps for row in sorted(step, key=lambda row: len(row["labels"]))])
 
     def save_model(self, output_dir: str | None = None) -> None:
         """Write the heads, as ordinary PEFT adapters in one folder, with a card: [`LikraModel.save_pretrained`]."""
@@ -298,6 +303,11 @@ def add_heads(base: PreTrainedModel, args: LikraConfig) -> PeftModel:
     return model
 
 
+def examples_per_step(args: LikraConfig) -> int:
+    """Examples in an optimizer step, over all micro-batches and processes."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
 def point_steps(args: LikraConfig, num_examples: int) -> dict[int, int]:
     """
     Optimizer steps at which heads are saved, and the examples seen by then.
@@ -305,7 +315,7 @@ def point_steps(args: LikraConfig, num_examples: int) -> dict[int, int]:
     Raises:
         ValueError: if no step ends at one of `save_examples`.
     """
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    per_step = examples_per_step(args)
     steps_in_epoch = math.ceil(num_examples / per_step)
     last = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_in_epoch)
     # an epoch's last step may be a smaller one

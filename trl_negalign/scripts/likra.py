@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class LikraArguments:
     Args:
         > Model and data
 
-        model_name_or_path (`str`, *optional*), dtype (`str`, *optional*): the base.
+        model_name_or_path (`str`, *optional*): the base.
         dtype (`str`, *optional*): its precision.
         dataset_name (`list[str]`): where the questions are.
         dataset_config (`str`, *optional*): their configuration.
@@ -64,10 +65,13 @@ class LikraArguments:
 
 
 def run(options: list[str]) -> None:
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one device
+
     from ..likra.config import LikraConfig
     from .arguments import CommandParser, parse
 
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one device
+    # the base may be nowhere but here, and PEFT asks the hub about it
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")
     parser = CommandParser(
         (LikraConfig, LikraArguments),
         prog="negalign likra",
