@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "LikraConfig": "likra.config",
+    "LikraModel": "likra.model",
+    "LikraReward": "likra.reward",
+    "LikraTrainer": "likra.trainer",
     "NEATConfig": "trainer.neat_config",
     "NEATTrainer": "trainer.neat_trainer",
     "PLEConfig": "trainer.ple_config",
@@ -14,9 +18,24 @@ _EXPORTS = {
     "RAFTConfig": "trainer.presets",
     "RRHFConfig": "trainer.presets",
 }
-__all__ = ["NEATConfig", "NEATTrainer", "PLEConfig", "PLETrainer", "RAFTConfig", "RRHFConfig"]
+__all__ = [
+    "LikraConfig",
+    "LikraModel",
+    "LikraReward",
+    "LikraTrainer",
+    "NEATConfig",
+    "NEATTrainer",
+    "PLEConfig",
+    "PLETrainer",
+    "RAFTConfig",
+    "RRHFConfig",
+]
 
 if TYPE_CHECKING:
+    from .likra.config import LikraConfig
+    from .likra.model import LikraModel
+    from .likra.reward import LikraReward
+    from .likra.trainer import LikraTrainer
     from .trainer.neat_config import NEATConfig
     from .trainer.neat_trainer import NEATTrainer
     from .trainer.ple_config import PLEConfig

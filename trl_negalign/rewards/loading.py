@@ -1,4 +1,4 @@
-"""A reward by its name on the command line: a packaged one, a dotted import path, or a reward model's id or path."""
+"""A reward by its name: packaged, a dotted import path, a reward model, or likelihood-ratio heads."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ from .sentiment import vader_reward
 
 
 PACKAGED = {"vader_reward": vader_reward}
+HEADS_INFO = "likra.json"
 
 
 def load_reward(name: str) -> str | Callable:
@@ -16,15 +17,28 @@ def load_reward(name: str) -> str | Callable:
     What TRL's trainers take as a reward.
 
     Args:
-        name (`str`): `"vader_reward"`; `"module.function"`, importable from the working directory too; or the id or
-            path of a sequence-classification model with one label.
+        name (`str`): `"vader_reward"`; `"module.function"`, importable from the working directory too; the id or path
+            of a sequence-classification model with one label; or that of likelihood-ratio heads, which are loaded
+            with their base and become a [`~trl_negalign.likra.reward.LikraReward`].
 
     Returns:
         `Callable`, or the model's name as it is.
 
     Raises:
-        ValueError: if there is no such thing, it is not callable, or the model has another number of labels.
+        ValueError: if there is no such thing, it is not callable, the model has another number of labels, or the
+            heads were trained on another base than they now find.
     """
+    if holds_heads(name):
+        from ..likra.reward import LikraReward
+
+        return LikraReward(name)
+    return check_reward(name)
+
+
+def check_reward(name: str) -> str | Callable:
+    """As [`load_reward`], but likelihood-ratio heads are only looked for, since their base may be large."""
+    if holds_heads(name):
+        return name
     if name in PACKAGED:
         PACKAGED[name](completions=["fine"])  # a missing dependency is named now
         return PACKAGED[name]
@@ -49,6 +63,21 @@ def load_reward(name: str) -> str | Callable:
     if not callable(function):
         raise ValueError(f"The reward {name!r} is a {type(function).__name__}, and must be a function.")
     return function
+
+
+def holds_heads(name: str) -> bool:
+    """Whether a folder or a hub repository holds likelihood-ratio heads."""
+    if os.path.isdir(name):
+        return os.path.isfile(os.path.join(name, HEADS_INFO))
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return False
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(name, HEADS_INFO)
+    except (OSError, ValueError):  # the hub's errors; a model that cannot be reached is reported as such below
+        return False
+    return True
 
 
 def check_reward_model(name: str) -> None:

@@ -12,7 +12,7 @@ from trl import (
 
 from ..evaluation.watch import WatchCallback
 from ..reports.run_config import write_run_config
-from ..rewards.loading import load_reward
+from ..rewards.loading import check_reward, load_reward
 from ..trainer.data import check_chat_template
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
 from .arguments import CommandParser, parse
@@ -43,8 +43,8 @@ class TrainingScriptArguments(ScriptArguments):
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Rewards, each a packaged name (vader_reward), a dotted import path (module.function) or a "
-            "reward model's id or path; weighted by reward_weights."
+            "help": "Rewards, each a packaged name (vader_reward), a dotted import path (module.function), or the id "
+            "or path of a reward model or of likelihood-ratio heads; weighted by reward_weights."
         },
     )
     reward_model_name_or_path: str | None = field(
@@ -77,18 +77,19 @@ def run_training(command: str, trainer_class: type, config_class: type, options:
     )
     (args, script_args, model_args, data_args), strings = parse(parser, options, launcher_options())
     arguments = launcher_arguments(strings)
-    rewards = check(args, script_args, model_args, data_args)
+    names = check(args, script_args, model_args, data_args)
     if not launched and needs_launcher(arguments):
         return launch(f"{__package__}.{command}", arguments, options)
     dataset = load_data(script_args, data_args, evaluated=args.eval_strategy != "no")
     check_chat_template(dataset["train"], load_tokenizer(args, model_args))
+    rewards = [load_reward(name) for name in names]
     prepare_folder(args, script_args.overwrite)
     train(trainer_class, args, rewards, dataset, model_args, script_args)
     return 0
 
 
-def check(args, script_args, model_args, data_args) -> list:
-    """Check what needs neither data nor model; the rewards, loaded."""
+def check(args, script_args, model_args, data_args) -> list[str]:
+    """Check what needs neither data nor model; the rewards' names."""
     if model_args.model_name_or_path is None:
         raise ValueError("model_name_or_path is missing. Name a model's id or path.")
     if not data_args.datasets and not script_args.dataset_name:
@@ -96,13 +97,15 @@ def check(args, script_args, model_args, data_args) -> list:
     if data_args.datasets and script_args.dataset_name:
         raise ValueError("dataset_name and datasets are both given. Keep one.")
     names = [*(script_args.reward_funcs or []), script_args.reward_model_name_or_path]
-    rewards = [load_reward(name) for name in names if name is not None]
-    if not rewards:
+    names = [name for name in names if name is not None]
+    if not names:
         raise ValueError("reward_funcs is missing. Name a packaged reward, an import path or a reward model.")
-    if args.reward_weights is not None and len(args.reward_weights) != len(rewards):
-        raise ValueError(f"reward_weights has {len(args.reward_weights)} value(s) for {len(rewards)} reward(s).")
+    if args.reward_weights is not None and len(args.reward_weights) != len(names):
+        raise ValueError(f"reward_weights has {len(args.reward_weights)} value(s) for {len(names)} reward(s).")
+    for name in names:
+        check_reward(name)
     check_folder(args, script_args.overwrite)
-    return rewards
+    return names
 
 
 def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, script_args) -> None:
