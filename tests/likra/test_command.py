@@ -120,6 +120,9 @@ def test_another_run_in_the_folder_is_refused_and_overwritten(config, capsys):
     assert likra("--config", config(max_steps=2)) == 0
     assert likra("--config", config(max_steps=2, lora_r=4)) == 2
     assert "holds heads with lora_r 8, and now it is 4" in capsys.readouterr().err
+    # nothing is removed for a run that cannot be
+    assert likra("--config", config(max_steps=2, save_examples=[9], lora_r=4), "--overwrite") == 2
+    assert [row["examples"] for row in results()["rows"]] == [0, 8, 16]
     assert likra("--config", config(max_steps=2, save_examples=[8], lora_r=4), "--overwrite") == 0
     assert [row["examples"] for row in results()["rows"]] == [0, 8, 16]
     assert LikraModel.from_pretrained("out").model.peft_config["positive"].r == 4
@@ -146,6 +149,8 @@ def test_preferences(config, preferences):
         ({"dataset_name": "./nowhere"}, "dataset_name './nowhere' does not exist"),
         ({"test_share": None}, "dataset_test_split 'test' is not in questions.jsonl. It has train."),
         ({"save_examples": [9]}, "save_examples names 9, and no optimizer step ends there"),
+        ({"weight": -1}, "weight=-1.0 must be a number of 0 or more"),
+        ({"lora_r": 0}, "lora_r=0 and lora_alpha=8 must be 1 or more"),
         ({"negatives": "near"}, "negatives='near' is unknown"),
         ({"negativs": "first"}, "has the key 'negativs', which is unknown. Did you mean 'negatives'?"),
         ({"model_name_or_path": "./no/model"}, "./no/model"),
@@ -155,6 +160,21 @@ def test_bad_input_is_one_line_and_code_2(changes, message, config, capsys):
     assert likra("--config", config(**changes)) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error and message in error.splitlines()[-1]
+
+
+def test_test_questions_are_checked_before_the_base_is_asked_for_hard_options(config, questions, monkeypatch, capsys):
+    rows = questions.to_list()
+    for row in rows:
+        row["question"] += " a word" * (200 if row["question"] == "What is number 7?" else 0)
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if len(row["question"]) < 100))
+    Path("test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if len(row["question"]) > 100))
+    Path("data").mkdir()
+    for name in ("train", "test"):
+        Path(f"{name}.jsonl").rename(f"data/{name}.jsonl")
+    monkeypatch.setattr("trl_negalign.likra.trainer.LikraTrainer._base_logps", None)
+    options = {"dataset_name": "./data", "test_share": None, "wrong_option": "hardest"}
+    assert likra("--config", config(**options)) == 2
+    assert "test question 0 has" in capsys.readouterr().err
 
 
 def test_the_help_names_the_options_by_topic(capsys):

@@ -41,6 +41,11 @@ def test_a_question_may_hold_braces(tokenizer):
     assert tokenizer.decode(encoded.query) == "Question: What is {x}?\nAnswer:"
 
 
+def test_a_template_may_hold_other_braces(tokenizer):
+    encoded = encode(tokenizer, "Why? {question}", ["one"], '{"question": "{question}", "answer":')
+    assert tokenizer.decode(encoded.query) == '{"question": "Why? {question}", "answer":'
+
+
 def test_where_a_token_reaches_over_the_border_all_options_share_the_query():
     # ":" and " " merge, so that "a: b" is "a", ": ", "b" and its beginning "a:" no prefix of it
     vocabulary = {token: i for i, token in enumerate(["a", "b", "c", ":", " ", ": "])}

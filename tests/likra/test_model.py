@@ -111,6 +111,9 @@ def test_evaluation_counts_right_choices(heads, questions):
             [["a", "b"], ["a", "b"], ["a", "b " * 600]],
             r"question 2 has \d+ tokens .* context length of 512",
         ),
+        (QUESTIONS[0], "yes", "question 0: the options are 'yes', and must be a list of texts"),
+        (QUESTIONS, ["ab", "cd", "ef"], "question 0: the options are 'ab', and must be a list of texts"),
+        (QUESTIONS[0], ["a", None], r"question 0: the options are \['a', None\], and must be a list of texts"),
         (QUESTIONS, [["a", "b"]], "3 questions have 1 lists of options"),
     ],
 )
@@ -203,6 +206,9 @@ def test_heads_take_over_an_earlier_point(make_trainer, make_model, tokenizer, t
 
 def test_points_of_other_heads_are_not_taken_over(make_trainer, tmp_path, tokenizer):
     make_trainer(output_dir=str(tmp_path / "one"), heads=["negative"], max_steps=1).train()
+    make_trainer(output_dir=str(tmp_path / "two"), heads=["negative"], lora_alpha=16, max_steps=1).train()
+    with pytest.raises(ValueError, match="has lora_alpha 16, and here it is 8"):
+        make_trainer(heads=["negative"]).heads.load_heads(tmp_path / "two" / "examples-8")
     with pytest.raises(ValueError, match="has no positive head"):
         make_trainer().heads.load_heads(tmp_path / "one" / "examples-8")
     other = make_trainer(tiny_model(tokenizer, seed=1), heads=["negative"]).heads

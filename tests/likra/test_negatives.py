@@ -22,11 +22,12 @@ def test_heads_learn_right_and_wrong_options_of_the_same_questions():
     assert len({wrong.split()[2] for _, wrong in negative}) == 2
 
 
-def test_the_order_is_random_and_fewer_examples_are_the_beginning_of_more():
-    positive, negative = make_pairs(QUESTIONS, seed=1)
+@pytest.mark.parametrize("kind", ["same_question", "other_question", "unrelated"])
+def test_the_order_is_random_and_fewer_examples_are_the_beginning_of_more(kind):
+    positive, negative = make_pairs(QUESTIONS, kind, seed=1)
     assert [query for query, _ in positive] != [question.query for question in QUESTIONS]
-    assert make_pairs(QUESTIONS, num_examples=6, seed=1) == (positive[:6], negative[:6])
-    assert make_pairs(QUESTIONS, seed=2)[0] != positive
+    assert make_pairs(QUESTIONS, kind, num_examples=6, seed=1) == (positive[:6], negative[:6])
+    assert make_pairs(QUESTIONS, kind, seed=2)[0] != positive
 
 
 def test_the_first_wrong_option():

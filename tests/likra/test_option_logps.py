@@ -7,6 +7,7 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
     Lfm2Config,
     LlamaConfig,
     MambaConfig,
@@ -86,8 +87,17 @@ def test_shared_queries_equal_one_option_at_a_time(config):
         Lfm2Config(**LLAMA, layer_types=["conv", "full_attention"]),
         MambaConfig(**SIZES, hidden_size=32, state_size=4),
         BloomConfig(vocab_size=WORDS, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3),
+        GPTNeoConfig(
+            vocab_size=WORDS,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=256,
+            initializer_range=0.3,
+        ),
     ],
-    ids=["convolutions", "state space", "positions of its own"],
+    ids=["convolutions", "state space", "positions of its own", "a window over the row"],
 )
 def test_a_model_that_cannot_share_is_found_out_and_scores_each_alone(config):
     model = build(config)

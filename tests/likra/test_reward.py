@@ -68,6 +68,11 @@ def test_a_question_is_read_as_the_heads_were_trained(make_trainer):
     assert rewards == pytest.approx([expected, expected], abs=1e-5)
 
 
+def test_a_weight_below_0_is_refused(heads):
+    with pytest.raises(ValueError, match="weight=-1 must be a number of 0 or more"):
+        LikraReward(heads, weight=-1)
+
+
 def test_an_empty_completion_gets_nothing(heads):
     assert LikraReward(heads)(prompts=["How", "How"], completions=["", " so"])[0] == 0.0
     assert LikraReward(heads)(prompts=["How"], completions=[""]) == [0.0]

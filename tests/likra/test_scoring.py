@@ -32,6 +32,12 @@ def test_an_unknown_mode_is_refused():
         combine(LOGPS, "ratoi")
 
 
+@pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf")])
+def test_a_weight_that_rewards_wrong_answers_is_refused(weight):
+    with pytest.raises(ValueError, match=f"weight={weight} must be a number of 0 or more"):
+        combine(LOGPS, "ratio", weight)
+
+
 def test_scores_per_character():
     scores = per_character([torch.tensor([-6.0, -6.0])], [["abc", "ab cd e"]])
     assert scores[0].tolist() == pytest.approx([-2.0, -6 / 7])
@@ -51,6 +57,13 @@ def test_a_tie_at_the_top_shares_the_point():
 
 def test_ties_everywhere_are_undefined():
     assert accuracy([torch.zeros(4), torch.full((3,), -1.5)], [0, 1]) is None
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="some scores are NaN.* lower learning_rate"):
+        accuracy([torch.tensor([0.0, 1.0]), torch.tensor([torch.nan, 1.0])], [1, 1])
+    # an impossible option is the worst one
+    assert accuracy([torch.tensor([-torch.inf, 1.0])], [1]) == 1.0
 
 
 def test_untrained_heads_have_no_accuracy_as_a_ratio():

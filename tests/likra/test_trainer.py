@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
@@ -177,6 +178,25 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_heads(kill, make_trainer, tmp
             assert_same_weights(*(tmp_path / run / f"examples-{examples}" / head for run in ("whole", "killed")))
 
 
+def test_an_interrupted_call_goes_on_in_the_same_object(make_trainer, tmp_path):
+    make_trainer(output_dir=str(tmp_path / "whole"), max_steps=3).train()
+    trainer = make_trainer(output_dir=str(tmp_path / "killed"), max_steps=3, callbacks=[Kill("positive", 2)])
+    with pytest.raises(Killed):
+        trainer.train()
+    trainer.callbacks.clear()
+    # no checkpoint was written, so the head begins anew
+    trainer.train(resume_from_checkpoint=True)
+    for head in HEADS:
+        assert_same_weights(*(tmp_path / run / "examples-24" / head for run in ("whole", "killed")))
+
+
+def test_all_processes_look_at_the_folder_before_one_writes(make_trainer, tmp_path, monkeypatch):
+    path, seen = tmp_path / "heads" / "settings.json", []
+    monkeypatch.setattr(PartialState, "wait_for_everyone", lambda self: seen.append(path.exists()))
+    make_trainer()._check_folder(path.parent, False)
+    assert seen == [False] and path.exists()
+
+
 class Count(TrainerCallback):
     """The steps that a run has trained, by head."""
 
@@ -274,6 +294,24 @@ def test_points_end_with_a_step(options, examples, expected, tmp_path):
     assert point_steps(LikraConfig(str(tmp_path), use_cpu=True, bf16=False, **options), examples) == expected
 
 
+def test_points_count_what_several_devices_take(tmp_path):
+    args = LikraConfig(str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=4)
+    args._n_gpu = 2  # one process on two devices
+    assert point_steps(args, 40) == {4: 32, 5: 40}
+
+
+def test_a_run_without_steps_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="num_train_epochs=0 must be above 0"):
+        make_trainer(num_train_epochs=0)
+    with pytest.raises(ValueError, match="per_device_train_batch_size=0, .* must be above 0"):
+        make_trainer(per_device_train_batch_size=0)
+
+
+def test_a_folder_that_was_not_finished_is_no_point(tmp_path):
+    (tmp_path / "examples-8" / "positive.unfinished").mkdir(parents=True)
+    assert saved_points(tmp_path, HEADS) == {}
+
+
 def test_heads_are_pushed_together_at_the_end(make_trainer, monkeypatch, tmp_path):
     pushed = []
     monkeypatch.setattr(LikraModel, "push_to_hub", lambda self, repo_id, **options: pushed.append((repo_id, options)))
@@ -305,6 +343,12 @@ def test_a_point_without_a_step_is_refused(count, make_trainer):
         ({"num_examples": 0}, "num_examples=0 must be 1 or more"),
         ({"prompt_template": "Answer:"}, "must hold {question}"),
         ({"save_examples": [0]}, "must be numbers of 1 or more"),
+        ({"save_examples": ["8"]}, "must be numbers of 1 or more"),
+        ({"lora_r": 0}, "lora_r=0 and lora_alpha=8 must be 1 or more"),
+        ({"lora_alpha": 0}, "lora_r=8 and lora_alpha=0 must be 1 or more"),
+        ({"lora_dropout": 1.0}, "lora_dropout=1.0 must be 0 or more and below 1"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last=True leaves the last examples out"),
+        ({"loss_type": "dft"}, "loss_type='dft' is no maximum likelihood"),
         ({"packing": True, "max_length": 64}, "packing=True puts several questions in one sequence"),
         ({"completion_only_loss": False}, "completion_only_loss=False trains on the questions too"),
         ({"chat_template_path": "x"}, "chat_template_path is not read here"),
@@ -323,6 +367,21 @@ def test_a_question_over_the_context_length_is_named(make_trainer, questions):
         make_trainer(train_dataset=Dataset.from_list(rows))
     with pytest.raises(ValueError, match=r"train_dataset\[0\] has \d+ tokens .* context length of 10"):
         make_trainer(max_length=10)
+
+
+@pytest.mark.parametrize(
+    ("negatives", "rows"),
+    [
+        ("other_question", [("Why? " * 30, ["x", "y"]), ("How?", ["a b " * 40, "b a " * 40])]),
+        ("unrelated", [("Who boils eggs? " * 15, ["x", "y"]), ("How? " * 12, ["a", "a " * 45])]),
+    ],
+)
+def test_a_text_of_another_question_over_the_context_length_is_refused(negatives, rows, make_trainer):
+    rows = [{"question": question, "choices": choices, "answer": 0} for question, choices in rows]
+    # every question fits with its own options
+    trainer = make_trainer(train_dataset=Dataset.from_list(rows), negatives=negatives, max_length=200)
+    with pytest.raises(ValueError, match=r"with the text of another has \d+ tokens .* context length of 200"):
+        trainer.train()
 
 
 def test_a_base_that_heads_cannot_stand_on_is_refused(make_trainer, make_model):

@@ -131,10 +131,20 @@ class LikraConfig(SFTConfig):
             raise ValueError(f"num_examples={self.num_examples!r} must be 1 or more.")
         if "{question}" not in self.prompt_template:
             raise ValueError(f"prompt_template={self.prompt_template!r} must hold {{question}}.")
-        if self.save_examples is not None and any(count < 1 for count in self.save_examples):
+        if self.lora_r < 1 or self.lora_alpha < 1:
+            raise ValueError(f"lora_r={self.lora_r!r} and lora_alpha={self.lora_alpha!r} must be 1 or more.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout={self.lora_dropout!r} must be 0 or more and below 1.")
+        if self.save_examples is not None and not all(isinstance(n, int) and n > 0 for n in self.save_examples):
             raise ValueError(f"save_examples={self.save_examples!r} must be numbers of 1 or more.")
         if self.packing:
             raise ValueError("packing=True puts several questions in one sequence. Leave it out.")
+        if self.dataloader_drop_last:
+            raise ValueError(
+                "dataloader_drop_last=True leaves the last examples out. Leave it out, or set num_examples."
+            )
+        if self.loss_type != "nll":
+            raise ValueError(f"loss_type={self.loss_type!r} is no maximum likelihood. Leave it out.")
         if self.chat_template_path is not None:
             raise ValueError("chat_template_path is not read here. Give the tokenizer the template, and pass it.")
         if self.completion_only_loss is False:

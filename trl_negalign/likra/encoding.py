@@ -38,7 +38,8 @@ def encode(
         ValueError: if the query is a conversation that does not fit the template.
     """
     if template is not None:
-        text = template.format(question=query if isinstance(query, str) else _only_user_message(query))
+        question = query if isinstance(query, str) else _only_user_message(query)
+        text = template.replace("{question}", question)  # other braces stay as they are
         options = [f" {option.strip()}" for option in options]
     elif isinstance(query, str):
         text = query

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .encoding import Encoded, check_encoded, context_length, encode
@@ -238,13 +238,25 @@ class LikraModel:
         return cls(model, tokenizer, info["template"], base_digest, info["examples"])
 
     def load_heads(self, folder: str | os.PathLike) -> None:
-        """Take over the weights of the heads in a folder that were trained on the same base, e.g. an earlier point."""
+        """
+        Take over the weights of the heads in a folder that were trained on the same base, e.g. an earlier point.
+
+        Raises:
+            ValueError: if a head is missing there, or was trained on another base, or has another shape.
+        """
         info, heads = read_info(Path(folder))
         if info["base_digest"] != self.base_digest:
             raise ValueError(f"the heads in {folder} were trained on another base, {info['base_model']!r}.")
         if missing := set(self.heads) - set(heads):
             raise ValueError(f"{folder} has no {missing.pop()} head.")
         for head in self.heads:
+            theirs, own = PeftConfig.from_pretrained(Path(folder) / head), self.model.peft_config[head]
+            for name in ("r", "lora_alpha", "target_modules"):
+                if getattr(theirs, name) != getattr(own, name):
+                    raise ValueError(
+                        f"the {head} head in {folder} has {name} {getattr(theirs, name)!r}, and here it is "
+                        f"{getattr(own, name)!r}. Load it with LikraModel.from_pretrained."
+                    )
             weights = load_peft_weights(str(Path(folder) / head), device=str(self.model.device))
             set_peft_model_state_dict(self.model, weights, adapter_name=head)
         self.examples = info["examples"]
@@ -332,7 +344,7 @@ scores = heads.score("a question", ["an option", "another option"])
 def digest_of(base: PreTrainedModel) -> str:
     """
     A short name for a base by its weights: the beginning of every floating-point parameter, rounded to bfloat16, so
-    that one base in two precisions has one name.
+    that one base in float32 and in bfloat16 has one name. In float16 or quantized it has another.
     """
     digest = hashlib.sha256()
     for parameter in base.parameters():

@@ -25,7 +25,8 @@ def make_pairs(
 ) -> tuple[list[Pair], list[Pair]]:
     """
     Pairs of query and answer for the positive and for the negative head. The pairs at one place belong to one
-    question, questions come in a random order, and fewer examples are the beginning of more.
+    question, questions come in a random order, and fewer examples are the beginning of more; texts of other questions
+    are drawn from all of them.
 
     Args:
         questions (`Sequence[Question]`): the training questions.
@@ -46,9 +47,9 @@ def make_pairs(
     Raises:
         ValueError: if no other question's text can serve.
     """
-    order = list(questions)
-    random.Random(seed).shuffle(order)
-    order = order[:num_examples]
+    shuffled = list(questions)
+    random.Random(seed).shuffle(shuffled)
+    order = shuffled[:num_examples]
     # each draw has its own generator, so that no choice of one setting changes another's draws
     which, other, flip = (random.Random(f"{seed} {purpose}") for purpose in ("which", "other", "flip"))
     if wrong_option == "hardest":
@@ -65,10 +66,10 @@ def make_pairs(
             ranked[question.answer] = -torch.inf
             text = question.options[ranked.argmax()]
         if negatives == "other_question":
-            text = _other(order, i, other, lambda found: other.choice(found.options))
+            text = _other(shuffled, i, other, lambda found: other.choice(found.options))
         elif negatives == "unrelated":
             words = len(text.split())
-            text = _other(order, i, other, lambda found, words=words: " ".join(found.text.split()[:words]))
+            text = _other(shuffled, i, other, lambda found, words=words: " ".join(found.text.split()[:words]))
             text = f" {text}" if question.is_prompt and question.options[question.answer].startswith(" ") else text
         pairs = [(question.query, question.options[question.answer]), (question.query, text)]
         if flip.random() < flipped_share:

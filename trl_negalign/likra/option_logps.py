@@ -12,10 +12,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from .encoding import Encoded
+from .encoding import Encoded, context_length
 
 
 QUERY = -1  # the option number of a query's own tokens
+TRIAL_TOKENS = 320  # of the longest text that `can_share` tries: over the windows of models that do not name theirs
 
 
 def option_logps(
@@ -76,7 +77,8 @@ def _window(model) -> int | None:
 def can_share(model: PreTrainedModel) -> bool:
     """
     Whether the model computes the same for options that share their query's forward as for each alone, tried on random
-    tokens. State-space models and those that count positions themselves do not.
+    tokens. State-space models and those that count positions themselves do not, nor those whose window goes by the
+    place in the row.
     """
     # the fused attention kernels take no mask of our own
     if model.config._attn_implementation not in ("sdpa", "eager"):
@@ -84,8 +86,12 @@ def can_share(model: PreTrainedModel) -> bool:
     if not {"position_ids", "logits_to_keep", "attention_mask"} <= set(inspect.signature(model.forward).parameters):
         return False
     vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (48,), generator=torch.Generator().manual_seed(0)).tolist()
-    items = [Encoded(ids[:8], [ids[8:20], ids[20:28]]), Encoded(ids[28:36], [ids[36:42], ids[42:]])]
+    limits = (TRIAL_TOKENS, _window(model), context_length(model.config))
+    longest = min(limit for limit in limits if limit is not None)
+    ids = torch.randint(vocabulary, (longest + 28,), generator=torch.Generator().manual_seed(0)).tolist()
+    # the second option stands far behind its query
+    last = ids[longest:]
+    items = [Encoded(ids[:8], [ids[8:longest], last[:8]]), Encoded(last[8:16], [last[16:22], last[22:]])]
     try:
         shared = torch.cat(shared_logps(model, items))
     except (RuntimeError, ValueError, TypeError, IndexError):  # the model takes no mask of our own
@@ -157,4 +163,5 @@ def separate_logps(model: PreTrainedModel, batch: Sequence[Encoded]) -> list[tor
 def _token_logps(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-probability of each target under its row of `[rows, vocabulary]` logits, in float64 on the CPU."""
     logits = logits.float()
-    return (logits[rows, targets].double() - logits.logsumexp(-1).double()[rows]).cpu()
+    # some devices have no float64
+    return logits[rows, targets].cpu().double() - logits.logsumexp(-1)[rows].cpu().double()

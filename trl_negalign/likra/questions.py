@@ -1,7 +1,7 @@
 """Questions with options, one of which is right: read from a dataset's rows and checked."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
@@ -83,7 +83,7 @@ def _read_choices(query, options, answer, place: str) -> Question:
         raise ValueError(
             f"{place}: the options are {options!r}, and must be a list of texts. `negalign data arc` makes one."
         )
-    if isinstance(answer, str) and answer.isdigit():
+    if isinstance(answer, str) and answer.isdecimal():
         answer = int(answer)  # some datasets write the index as a text
     return _checked(Question(query.strip(), tuple(option.strip() for option in options), answer), place)
 
@@ -92,18 +92,30 @@ def _read_preference(row: dict, place: str) -> Question:
     responses = []
     for column in ("chosen", "rejected"):
         response = row[column]
-        if not isinstance(response, str):
-            if not response or len(response) != 1:
-                raise ValueError(
-                    f"{place}: {column} has {len(response or [])} messages, and a response is one. Move the earlier "
-                    "ones to 'prompt', e.g. with trl.extract_prompt."
-                )
-            response = response[0]["content"]
-        responses.append(response)
-    question = Question(row["prompt"], tuple(responses), 0, is_prompt=True)
-    if not row["prompt"] or not question.text.strip():
-        raise ValueError(f"{place}: the prompt is empty: {row['prompt']!r}. Drop such rows.")
-    return _checked(question, place)
+        if isinstance(response, list) and len(response) != 1:
+            raise ValueError(
+                f"{place}: {column} has {len(response)} messages, and a response is one. Move the earlier ones to "
+                "'prompt', e.g. with trl.extract_prompt."
+            )
+        responses.append(_text(response))
+        if responses[-1] is None:
+            raise ValueError(
+                f"{place}: {column} is {response!r}, and must be a text, or a list with one message. Drop such rows."
+            )
+    text = _text(row["prompt"])
+    if text is None or not text.strip():
+        raise ValueError(
+            f"{place}: the prompt is {row['prompt']!r}, and must be a text, or messages of which the last has a text. "
+            "Drop such rows."
+        )
+    return _checked(Question(row["prompt"], tuple(responses), 0, is_prompt=True), place)
+
+
+def _text(value) -> str | None:
+    """A text, or that of the last message; `None` where there is none."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        value = value[-1].get("content")
+    return value if isinstance(value, str) else None
 
 
 def _checked(question: Question, place: str) -> Question:
@@ -118,9 +130,10 @@ def _checked(question: Question, place: str) -> Question:
     return question
 
 
-def check_options(options: Iterable[str], place: str) -> None:
+def check_options(options: Sequence[str], place: str) -> None:
     """Raise a `ValueError` where there is nothing to choose from, or an option has no text."""
-    options = list(options)
+    if isinstance(options, str) or not all(isinstance(option, str) for option in options):
+        raise ValueError(f"{place}: the options are {options!r}, and must be a list of texts.")
     if len(options) < 2:
         raise ValueError(f"{place} has {len(options)} option(s), and a choice needs two or more.")
     for i, option in enumerate(options):

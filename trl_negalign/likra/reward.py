@@ -6,7 +6,7 @@ from accelerate import PartialState
 
 from .encoding import Encoded, context_length, encode
 from .model import LikraModel
-from .scoring import combine, needed
+from .scoring import check_weight, combine, needed
 
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,8 @@ class LikraReward:
     and rejected responses make a reward without a reward model.
 
     Prompts are read as the heads' training data had them: a question for heads that were trained on questions, a
-    policy's prompt (a text or a conversation) for heads that were trained on preferences.
+    policy's prompt (a text or a conversation) for heads that were trained on preferences. The heads stand on a base of
+    their own: an object that the policy trains cannot be it too.
 
     ```python
     from trl_negalign import LikraReward, NEATTrainer
@@ -37,7 +38,7 @@ class LikraReward:
         **kwargs: for [`LikraModel.from_pretrained`].
 
     Raises:
-        ValueError: if there are no such heads, or the mode needs one that is missing.
+        ValueError: if there are no such heads, the mode needs one that is missing, or the weight is below 0.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class LikraReward:
         tokens_per_batch: int = 2048,
         **kwargs,
     ):
+        check_weight(weight)
         self.__name__ = "likra_reward"
         self.place = not isinstance(model, LikraModel)
         self.heads = LikraModel.from_pretrained(model, **kwargs) if self.place else model

@@ -1,5 +1,6 @@
 """Scores of options, and how often the best of them is right. No model: pure functions of log-probabilities."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,12 @@ def needed(mode: str) -> list[str]:
     return [state for state in MODES[mode] if state is not None]
 
 
+def check_weight(weight: float) -> None:
+    """Raise a `ValueError` if the negative head's weight is below 0 or no finite number."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight={weight!r} must be a number of 0 or more; 1 is the paper's.")
+
+
 def combine(logps: dict[str, Sequence[torch.Tensor]], mode: str = "ratio", weight: float = 1.0) -> list[torch.Tensor]:
     """
     S(a|q) = ℓ₊(a) − w·ℓ₋(a) (Likra), ℓ₊(a) for `"positive"`, ℓ_base(a) − w·ℓ₋(a) for `"negative_vs_base"`.
@@ -30,12 +37,16 @@ def combine(logps: dict[str, Sequence[torch.Tensor]], mode: str = "ratio", weigh
         logps (`dict[str, Sequence[torch.Tensor]]`): summed log-probabilities in nats, `[options]` a question, under
             `positive`, `negative` and `base`, as far as the mode needs them.
         mode (`str`): one of [`MODES`].
-        weight (`float`): w.
+        weight (`float`): w, 0 or more.
 
     Returns:
         `list[torch.Tensor]`: `[options]` a question.
+
+    Raises:
+        ValueError: on an unknown mode or a weight below 0.
     """
     needed(mode)
+    check_weight(weight)
     gain, loss = MODES[mode]
     if loss is None:
         return list(logps[gain])
@@ -63,7 +74,15 @@ def accuracy(scores: Sequence[torch.Tensor], answers: Sequence[int]) -> float | 
 
     Returns:
         `float` or `None`: `None` if it is undefined.
+
+    Raises:
+        ValueError: if a score is no number.
     """
+    if any(score.isnan().any() for score in scores):
+        raise ValueError(
+            "some scores are NaN, so nothing can be chosen by them: the heads' training has diverged, or their base "
+            "overflows in its precision. Train with a lower learning_rate, or load the base with dtype float32."
+        )
     if all((score == score[0]).all() for score in scores):
         return None
     points = [

@@ -4,12 +4,14 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
@@ -26,7 +28,7 @@ from trl import SFTTrainer
 from .config import MLP_MODULES, LikraConfig
 from .encoding import check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info
-from .negatives import make_pairs
+from .negatives import Pair, make_pairs
 from .questions import Question, read_questions
 
 
@@ -110,29 +112,41 @@ class LikraTrainer:
             name = model if isinstance(model, str) else model.config._name_or_path
             processing_class = AutoTokenizer.from_pretrained(name, trust_remote_code=args.trust_remote_code)
         config = AutoConfig.from_pretrained(model, **kwargs) if isinstance(model, str) else model.config
-        context = context_length(config, args.max_length)
+        self.context = context_length(config, args.max_length)
         for i, question in enumerate(train_dataset):
             encoded = encode(processing_class, question.query, question.options, self.template)
-            check_encoded(encoded, context, f"train_dataset[{i}]")
+            check_encoded(encoded, self.context, f"train_dataset[{i}]")
         if isinstance(model, str):
             model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
         base_digest = digest_of(model)
         self.heads = LikraModel(add_heads(model, args), processing_class, self.template, base_digest)
-        self.pairs = dict(
-            zip(
-                ("positive", "negative"),
-                make_pairs(
-                    train_dataset,
-                    args.negatives,
-                    args.wrong_option,
-                    args.flipped_share,
-                    args.num_examples,
-                    args.seed,
-                    self._base_logps,
-                ),
-                strict=True,
-            )
+        fresh = get_peft_model_state_dict(self.heads.model, adapter_name=args.heads[0], save_embedding_layers=False)
+        self.fresh_head = {name: weight.clone() for name, weight in fresh.items()}
+        self.questions = train_dataset
+
+    @cached_property
+    def pairs(self) -> dict[str, list[Pair]]:
+        """
+        What each head is trained on, see [`~trl_negalign.likra.negatives.make_pairs`].
+
+        Raises:
+            ValueError: if no other question's text can serve, or one is over the context length behind its query.
+        """
+        args = self.args
+        positive, negative = make_pairs(
+            self.questions,
+            args.negatives,
+            args.wrong_option,
+            args.flipped_share,
+            args.num_examples,
+            args.seed,
+            self._base_logps,
         )
+        if args.negatives != "same_question":  # a question's own options have been looked at
+            for query, answer in positive + negative:
+                encoded = encode(self.heads.tokenizer, query, [answer], self.template)
+                check_encoded(encoded, self.context, f"the question {query!r} with the text of another")
+        return {"positive": positive, "negative": negative}
 
     def _base_logps(self, questions: list[Question]) -> list[torch.Tensor]:
         """Log-probabilities of all options under the base, which choose the hardest one."""
@@ -188,8 +202,12 @@ class LikraTrainer:
                     f"output_dir {str(folder)!r} holds heads with {name} {earlier.get(name)!r}, and now it is "
                     f"{value!r}. Choose another folder, or remove that one's heads (`negalign likra --overwrite`)."
                 )
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        PartialState().wait_for_everyone()  # all processes look before one writes
+        if self.args.process_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            unfinished.rename(path)
 
     def _train_head(self, head: str, resume: bool) -> None:
         args = copy.copy(self.args)
@@ -198,6 +216,9 @@ class LikraTrainer:
         checkpoint = _newest_checkpoint(args.output_dir) if resume else None
         if checkpoint is None and args.process_index == 0:
             shutil.rmtree(args.output_dir, ignore_errors=True)
+        if checkpoint is None:
+            # an interrupted call of this object's may have trained it already
+            set_peft_model_state_dict(self.heads.model, self.fresh_head, adapter_name=head)
         self.heads.model.set_adapter(head)
         trainer = SFTTrainer(
             model=self.heads.model,
@@ -305,7 +326,7 @@ def add_heads(base: PreTrainedModel, args: LikraConfig) -> PeftModel:
 
 def examples_per_step(args: LikraConfig) -> int:
     """Examples in an optimizer step, over all micro-batches and processes."""
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def point_steps(args: LikraConfig, num_examples: int) -> dict[int, int]:
@@ -313,9 +334,14 @@ def point_steps(args: LikraConfig, num_examples: int) -> dict[int, int]:
     Optimizer steps at which heads are saved, and the examples seen by then.
 
     Raises:
-        ValueError: if no step ends at one of `save_examples`.
+        ValueError: if no step ends at one of `save_examples`, or there is no step.
     """
     per_step = examples_per_step(args)
+    if per_step < 1 or (args.max_steps <= 0 and args.num_train_epochs <= 0):
+        raise ValueError(
+            f"per_device_train_batch_size={args.per_device_train_batch_size}, gradient_accumulation_steps="
+            f"{args.gradient_accumulation_steps} and num_train_epochs={args.num_train_epochs} must be above 0."
+        )
     steps_in_epoch = math.ceil(num_examples / per_step)
     last = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_in_epoch)
     # an epoch's last step may be a smaller one
@@ -337,8 +363,11 @@ def point_steps(args: LikraConfig, num_examples: int) -> dict[int, int]:
 
 def saved_points(output_dir: str | os.PathLike, heads: Sequence[str]) -> dict[int, Path]:
     """Folders of the saved heads by number of examples, the fewest first, where all of `heads` are there."""
-    folders = {int(path.name.removeprefix(POINT_PREFIX)): path for path in Path(output_dir).glob(f"{POINT_PREFIX}*")}
-    return {count: folders[count] for count in sorted(folders) if set(heads) <= set(read_info(folders[count])[1])}
+    folders = [
+        path for path in Path(output_dir).glob(f"{POINT_PREFIX}*") if all((path / head).is_dir() for head in heads)
+    ]
+    points = {read_info(path)[0]["examples"]: path for path in folders}
+    return {count: points[count] for count in sorted(points)}
 
 
 def _newest_checkpoint(folder: str) -> str | None:

@@ -86,9 +86,11 @@ def main(args, script_args: LikraArguments) -> None:
     import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
 
     from ..likra.questions import load_questions
+    from ..likra.scoring import check_weight
     from ..likra.trainer import LikraTrainer
     from .local_model import load_policy
 
+    check_weight(script_args.weight)
     train, test = load_questions(
         script_args.dataset_name or [],
         script_args.dataset_config,
@@ -99,9 +101,6 @@ def main(args, script_args: LikraArguments) -> None:
         args.seed,
     )
     print(f"{len(train)} questions to train on, {len(test)} to test on.")
-    if script_args.overwrite:
-        for path in [path for pattern in LEFT_BY_A_RUN for path in Path(args.output_dir).glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     model, tokenizer = script_args.model_name_or_path, None
     if model is None:
         model, tokenizer = load_policy(None)
@@ -109,6 +108,9 @@ def main(args, script_args: LikraArguments) -> None:
         args.model_init_kwargs = (args.model_init_kwargs or {}) | {"dtype": script_args.dtype}
     trainer = LikraTrainer(model=model, args=args, train_dataset=train, processing_class=tokenizer)
     encoded = trainer.heads.encode([q.query for q in test], [q.options for q in test], "test question")
+    if script_args.overwrite:
+        for path in [path for pattern in LEFT_BY_A_RUN for path in Path(args.output_dir).glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     heads = trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
     evaluate(heads, test, encoded, args, script_args)
