@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config
 # layers, hidden size, inner size, heads, key-value heads, vocabulary
 SHAPES = {
     "tiny": (2, 64, 128, 4, 2, 512),
+    "10M": (4, 384, 1280, 6, 2, 8192),
     "135M": (30, 576, 1536, 9, 3, 49152),
     "0.5B": (24, 896, 4864, 14, 2, 151936),
     "1.5B": (28, 1536, 8960, 12, 2, 151936),

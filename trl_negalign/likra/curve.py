@@ -80,7 +80,7 @@ def plot_curve(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
         for mode, label in LABELS.items():
             points = [
@@ -102,7 +102,7 @@ def plot_curve(
         axes.set(title=measure, xlabel="examples")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy")
-    figure.axes[0].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     return Path(path)
