@@ -68,7 +68,8 @@ def make_parser(prog: str | None = None):
     lists = {
         "model": f"[LABEL=]MODEL[+ADAPTER] with a path, hub id or {SMALL_MODEL}; several, or the option repeated.",
         "metrics": f"Out of {', '.join(METRICS)}. Left out, all that have what they need.",
-        "reward": "Packaged names (vader_reward), import paths (module.function), or reward models' ids or paths.",
+        "reward": "Packaged names (vader_reward), import paths (module.function), or the ids or paths of reward "
+        "models and of likelihood-ratio heads.",
         "compare": "Earlier results.json files, or their folders, to join.",
     }
     for name, text in lists.items():
