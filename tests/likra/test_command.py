@@ -140,6 +140,7 @@ def test_preferences(config, preferences):
     assert likra("--config", file, "--save_examples", "8") == 0
     assert results()["rows"][-1]["ratio"]["acc"] > 0.6
     assert LikraModel.from_pretrained("out").template is None
+    assert "Likra, acc_token" in Path("out/table.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,11 @@ def test_the_norm_divides_by_characters():
 def test_binomial_error():
     assert binomial_error(0.5, 100) == pytest.approx(0.05)
     assert binomial_error(0.25, 1172) == pytest.approx(0.01265, abs=1e-5)
+
+
+def test_accuracy_by_the_token():
+    logps = {"positive": [torch.tensor([-4.0, -3.0])]}
+    options, answers = [["four", "four"]], [0]
+    assert accuracies(logps, options, answers, "positive") == {"acc": 0.0, "acc_norm": 0.0}
+    # −1 a token against −1.5
+    assert accuracies(logps, options, answers, "positive", tokens=[[4, 2]])["acc_token"] == 1.0

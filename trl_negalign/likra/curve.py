@@ -11,11 +11,15 @@ from .scoring import MODES, accuracies, binomial_error, needed
 
 LABELS = {"positive": "SFT", "ratio": "Likra", "negative_vs_base": "negative vs base"}
 COLORS = {"positive": "tab:blue", "ratio": "tab:green", "negative_vs_base": "tab:orange"}
-MEASURES = ("acc", "acc_norm")
+MEASURES = ("acc", "acc_norm", "acc_token")
 
 
 def curve_row(
-    examples: int, logps: dict[str, Sequence[torch.Tensor]], questions: Sequence[Question], weight: float = 1.0
+    examples: int,
+    logps: dict[str, Sequence[torch.Tensor]],
+    questions: Sequence[Question],
+    weight: float = 1.0,
+    tokens: Sequence[Sequence[int]] | None = None,
 ) -> dict:
     """
     Accuracy of the heads at one number of examples.
@@ -25,13 +29,20 @@ def curve_row(
         logps (`dict[str, Sequence[torch.Tensor]]`): `[options]` a question, under `base` and the heads that are there.
         questions (`Sequence[Question]`): the test questions.
         weight (`float`): the negative head's.
+        tokens (`Sequence[Sequence[int]]`, *optional*): of each option, for the accuracy by the scores per token.
 
     Returns:
-        `dict`: `examples`, and for each mode with its heads `{"acc": …, "acc_norm": …}`, `None` where undefined.
+        `dict`: `examples`, and for each mode with its heads what [`accuracies`] gives, `None` where undefined.
     """
     options, answers = [question.options for question in questions], [question.answer for question in questions]
     modes = [mode for mode in MODES if set(needed(mode)) <= set(logps)]
-    return {"examples": examples} | {mode: accuracies(logps, options, answers, mode, weight) for mode in modes}
+    measured = {mode: accuracies(logps, options, answers, mode, weight, tokens) for mode in modes}
+    return {"examples": examples} | measured
+
+
+def measures_of(row: dict) -> list[str]:
+    """Which accuracies a row has."""
+    return [measure for measure in MEASURES if any(measure in row.get(mode, {}) for mode in LABELS)]
 
 
 def chance(questions: Sequence[Question]) -> float:
@@ -53,10 +64,11 @@ def curve_table(rows: list[dict], count: int) -> str:
         count (`int`): how many test questions there are.
     """
     modes = [mode for mode in LABELS if mode in rows[-1]]
-    names = [f"{LABELS[mode]}, {measure}" for mode in modes for measure in MEASURES]
+    measures = measures_of(rows[-1])
+    names = [f"{LABELS[mode]}, {measure}" for mode in modes for measure in measures]
     lines = ["| " + " | ".join(["examples", *names]) + " |", "|---" * (len(names) + 1) + "|"]
     for row in rows:
-        cells = [with_error(row[mode][measure], count) for mode in modes for measure in MEASURES]
+        cells = [with_error(row[mode][measure], count) for mode in modes for measure in measures]
         lines.append("| " + " | ".join([str(row["examples"]), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -70,7 +82,7 @@ def plot_curve(
     Args:
         rows (`list[dict]`): of [`curve_row`]; the row without examples is left out, the base takes its place.
         count (`int`): how many test questions there are.
-        base (`dict[str, float]`): the base's `acc` and `acc_norm`.
+        base (`dict[str, float]`): the base's accuracies.
         guessing (`float`): accuracy of guessing.
         path (`str` or `Path`): where the picture goes.
         title (`str`): line above the panels.
@@ -80,8 +92,9 @@ def plot_curve(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
+    measures = measures_of(rows[-1])
+    figure = Figure(figsize=(5 * len(measures), 4.4), layout="constrained")
+    for axes, measure in zip(figure.subplots(1, len(measures), sharey=True), measures, strict=True):
         for mode, label in LABELS.items():
             points = [
                 (row["examples"], row[mode][measure])

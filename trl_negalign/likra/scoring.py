@@ -55,10 +55,12 @@ def combine(logps: dict[str, Sequence[torch.Tensor]], mode: str = "ratio", weigh
 
 def per_character(scores: Sequence[torch.Tensor], options: Sequence[Sequence[str]]) -> list[torch.Tensor]:
     """Scores divided by the characters of their options, for `acc_norm`."""
-    return [
-        score / torch.tensor([len(text) for text in texts], dtype=score.dtype)
-        for score, texts in zip(scores, options, strict=True)
-    ]
+    return per_length(scores, [[len(text) for text in texts] for texts in options])
+
+
+def per_length(scores: Sequence[torch.Tensor], lengths: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Scores divided by their options' lengths, in whatever these are counted."""
+    return [score / torch.tensor(counts, dtype=score.dtype) for score, counts in zip(scores, lengths, strict=True)]
 
 
 def accuracy(scores: Sequence[torch.Tensor], answers: Sequence[int]) -> float | None:
@@ -98,10 +100,15 @@ def accuracies(
     answers: Sequence[int],
     mode: str = "ratio",
     weight: float = 1.0,
+    tokens: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, float | None]:
-    """`{"acc": …, "acc_norm": …}`: by the scores of [`combine`], and by the scores per character; see [`accuracy`]."""
+    """
+    `{"acc": …, "acc_norm": …}`: by the scores of [`combine`], and by the scores per character; see [`accuracy`]. With
+    `tokens`, the number of tokens of each option, also `acc_token`, by the scores per token.
+    """
     scores = combine(logps, mode, weight)
-    return {"acc": accuracy(scores, answers), "acc_norm": accuracy(per_character(scores, options), answers)}
+    found = {"acc": accuracy(scores, answers), "acc_norm": accuracy(per_character(scores, options), answers)}
+    return found if tokens is None else found | {"acc_token": accuracy(per_length(scores, tokens), answers)}
 
 
 def binomial_error(share: float, count: int) -> float:

@@ -138,9 +138,11 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
         table = keep(out / "logps" / name, keys, compute, f"test questions, {name}")
         return [torch.tensor(values, dtype=torch.float64) for values in table["logps"]]
 
+    # preferences become a reward, which goes by the token
+    tokens = [[len(option) for option in item.options] for item in encoded] if test[0].is_prompt else None
     base = {"base": logps("base", "base")}
     results = {"questions": count, "guessing": chance(test), "weight": script_args.weight}
-    results |= {"base": curve_row(0, {"positive": base["base"]}, test)["positive"], "rows": []}
+    results |= {"base": curve_row(0, {"positive": base["base"]}, test, tokens=tokens)["positive"], "rows": []}
     for examples, folder in {0: None, **saved_points(out, args.heads)}.items():
         if folder is None:  # a head that has learnt nothing is the base
             found = dict.fromkeys(args.heads, base["base"])
@@ -148,7 +150,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
             heads.load_heads(folder)
             found = {head: logps(head, f"{head}-{examples}") for head in args.heads}
         rows = results["rows"]
-        rows.append(curve_row(examples, base | found, test, script_args.weight))
+        rows.append(curve_row(examples, base | found, test, script_args.weight, tokens))
         (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         (out / "table.md").write_text(curve_table(rows, count))
         plot_curve(rows, count, results["base"], results["guessing"], out / "curve.png", f"{count} test questions")
