@@ -256,6 +256,30 @@ def ple_loss(
     )
 
 
+def ple_taught(
+    rewards: torch.Tensor,
+    threshold: torch.Tensor,
+    ranking_weight: float = 1.0,
+    wsft_weight: float = 1.0,
+    weight_range: str = "signed",
+) -> torch.Tensor:
+    """
+    Which responses of a pair have a coefficient other than 0 in PLE's objective (Eq. 3, 4), `[pairs, 2]`: both of a
+    pair that is ranked; of one that is imitated, those whose weight is not 0; none of a tied or an unscored pair.
+
+    Args:
+        rewards (`torch.Tensor`): `[pairs, 2]`, NaN where a score is missing.
+        threshold (`torch.Tensor`): `[pairs]`, τ.
+        ranking_weight, wsft_weight (`float`): the parts' weights.
+        weight_range (`str`): see [`ple_weights`].
+    """
+    signal = has_signal(rewards)
+    ranked = signal & (rewards[:, 1] - rewards[:, 0] > threshold)
+    weighted = torch.nan_to_num(ple_weights(rewards, weight_range)) != 0
+    by_ranking = ranked[:, None] & (ranking_weight > 0)
+    return by_ranking | ((signal & ~ranked)[:, None] & weighted & (wsft_weight > 0))
+
+
 def kl_penalty(token_logps: torch.Tensor, ref_token_logps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     Token mean of GRPO's estimator of KL(π‖π_ref), exp(d) − d − 1 with d = log π_ref − log π: `[…]` from `[…, T]`.

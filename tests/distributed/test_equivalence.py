@@ -47,7 +47,15 @@ RUNS = {
     "ple, reward model, lora, replay": {"method": "ple", "rewards": ["model"], "lora": True, "replay": 1},
     "ple, reward model, quantile": {"method": "ple", "rewards": ["model"], "threshold_schedule": "quantile"},
     "ple, callable, lora": {"method": "ple", "lora": True},
+    "neat, separate sequences": {"method": "neat", "responses": True, "share_prompts": False, "beta": 0.1},
     "neat, shared prompts": {"method": "neat", "responses": True, "share_prompts": True, "beta": 0.1},
+    "neat, best and worst alone, npo": {
+        "method": "neat",
+        "responses": True,
+        "ranking_weight": 0.0,
+        "penalty_type": "npo",
+        "share_prompts": False,
+    },
     "ple, shared prompts, lora": {"method": "ple", "lora": True, "share_prompts": True},
 }
 

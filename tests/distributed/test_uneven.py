@@ -2,22 +2,32 @@
 
 import time
 
-from tests.distributed.launching import launch, outcome
+import pytest
+from safetensors.torch import load_file
+
+from tests.distributed.launching import furthest, launch, outcome, skip_without_deepspeed, worlds
 
 
 OPTIONS = {"num_generations": 4, "top_k": 1}
+SGD = {"optim": "sgd", "learning_rate": 0.01, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 
 
-def test_a_process_without_signal_waits_for_nobody(saved_model, tmp_path):
+@pytest.mark.parametrize("world", worlds("gloo", "zero3", "fsdp2"))
+def test_a_process_without_signal_waits_for_nobody(world, saved_model, tmp_path):
+    """Of its candidates one goes through the model, and what the other process learns is learnt."""
+    skip_without_deepspeed(world)
     runs = {
-        f"{method} {kind}": OPTIONS | {"method": method, "rewards": [kind]}
+        f"{method} {kind} {share}": OPTIONS | SGD | {"method": method, "rewards": [kind], "share_prompts": share}
         for method in ("neat", "ple")
         for kind in ("tied", "none")
+        for share in (False, True)
     }
-    done = launch("gloo", tmp_path, saved_model, runs)
+    done = launch(world, tmp_path, saved_model, runs)
     assert done.returncode == 0, done.stderr[-3000:]
+    untrained = load_file(f"{saved_model}/model.safetensors")
     for name in runs:
-        _, log = outcome(tmp_path / name)
+        weights, log = outcome(tmp_path / name)
+        assert furthest({key: weights[key] for key in untrained}, untrained) > 1e-3
         assert [entry["frac_groups_no_signal"] for entry in log if "frac_groups_no_signal" in entry] == [0.5, 0.5]
 
 

@@ -58,6 +58,8 @@ def test_batch_that_tears_groups(out):
         (NEATConfig, {"penalty_type": "log"}, "penalty_type='log' is unknown. Use one of 'logprob'"),
         (NEATConfig, {"sft_reduction": "max"}, "sft_reduction='max' is unknown"),
         (NEATConfig, {"ranking_loss_type": "l2"}, "ranking_loss_type='l2' is unknown"),
+        (NEATConfig, {"share_prompts": "maybe"}, "share_prompts='maybe' is unknown. Use 'auto', True or False"),
+        (PLEConfig, {"share_prompts": None}, "share_prompts=None is unknown. Use 'auto', True or False"),
         (NEATConfig, {"guide_placement": "assistant"}, "guide_placement='assistant' is unknown"),
         (PLEConfig, {"threshold_decay": 0.0}, r"threshold_decay=0.0 must lie in \(0, 1\]"),
         (PLEConfig, {"threshold_decay": 1.5}, r"threshold_decay=1.5 must lie in \(0, 1\]"),
@@ -176,6 +178,32 @@ def test_command_line_and_yaml(text, expected, tmp_path):
     assert parser.parse_args_and_config(["--config", str(config)])[0].replay == expected
     flags = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False", "--replay", text]
     assert parser.parse_args_and_config(flags)[0].replay == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("auto", "auto"), ("Auto", "auto"), ("true", True), ("True", True), ("false", False), ("no", False), ("1", True)],
+)
+@pytest.mark.parametrize("config_class", [NEATConfig, PLEConfig])
+def test_share_prompts_wherever_it_is_written(config_class, text, expected, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\nbf16: false\nshare_prompts: {text}\n")
+    parser = TrlParser((config_class,))
+    assert parser.parse_args_and_config(["--config", str(config)])[0].share_prompts is expected
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False"]
+    assert (
+        TrlParser((config_class,)).parse_args_and_config([*flags, "--share_prompts", text])[0].share_prompts
+        is expected
+    )
+    assert config_class(tmp_path, **CPU, share_prompts=text).share_prompts is expected
+
+
+def test_share_prompts_by_default_and_as_a_flag(tmp_path):
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "False"]
+    assert TrlParser((NEATConfig,)).parse_args_and_config(flags)[0].share_prompts == "auto"
+    assert TrlParser((NEATConfig,)).parse_args_and_config([*flags, "--share_prompts"])[0].share_prompts is True
+    assert NEATConfig(tmp_path, **CPU, share_prompts=True).share_prompts is True
+    assert NEATConfig(tmp_path, **CPU, share_prompts=False).share_prompts is False
 
 
 @pytest.mark.parametrize(("text", "expected"), [("chosen", ["chosen"]), ("none", []), ("[a, b]", ["a", "b"])])

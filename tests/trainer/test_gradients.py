@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.helpers import GUIDES, build, dataset, letter_reward
 from trl_negalign import NEATConfig
+from trl_negalign.trainer import group_trainer
 
 
 def sequence_log_probs(model, prompt_ids, completion_ids):
@@ -107,8 +108,10 @@ CASES = [
 @pytest.mark.parametrize(("method", "options", "responses"), CASES)
 @pytest.mark.parametrize("style", ["string", "conversation"])
 @pytest.mark.parametrize("scale", [0.1, 5.0])
-def test_loss_and_gradients(method, options, responses, style, scale, make_model, tokenizer, tmp_path):
-    seen = []
+def test_loss_and_gradients(method, options, responses, style, scale, make_model, tokenizer, tmp_path, monkeypatch):
+    seen, packed, share = [], [], style == "conversation"  # each way of scoring a group for half of the cases
+    score = group_trainer.shared_prompt_logps
+    monkeypatch.setattr(group_trainer, "shared_prompt_logps", lambda *args: packed.append(1) or score(*args))
 
     def reward(prompts, completions, completion_ids, **kwargs):
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
@@ -135,10 +138,12 @@ def test_loss_and_gradients(method, options, responses, style, scale, make_model
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
         max_steps=1,
+        share_prompts=share,
         **options,
     )
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     trainer.train()
+    assert len(packed) == 2 * share
     moved = {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
     reference = make_model().double()
@@ -173,23 +178,23 @@ def test_both_branches_of_ple_are_hit(model, tokenizer, tmp_path):
     assert any(0 < fraction < 1 for fraction in fractions)
 
 
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("style", ["string", "conversation"])
-def test_the_guide_is_sampled_from_but_never_trained_on(style, model, tokenizer, tmp_path, monkeypatch):
-    trainer = build("neat", model, tokenizer, tmp_path, dataset(style), num_plain=1, max_steps=1)
+def test_the_guide_is_sampled_from_but_never_trained_on(style, share, model, tokenizer, tmp_path, monkeypatch):
+    trainer = build("neat", model, tokenizer, tmp_path, dataset(style), num_plain=1, max_steps=1, share_prompts=share)
     sampled_from, trained_on = [], []
     generate = type(trainer)._generate_single_turn
-    log_probs = type(trainer)._get_per_token_logps_and_entropies
 
     def record_generate(self, prompt_ids, *args, **kwargs):
         sampled_from.extend(tokenizer.batch_decode(prompt_ids))
         return generate(self, prompt_ids, *args, **kwargs)
 
-    def record_log_probs(self, model, input_ids, *args, **kwargs):
-        trained_on.extend(tokenizer.batch_decode(input_ids))
-        return log_probs(self, model, input_ids, *args, **kwargs)
+    def record_scored(module, args, kwargs):
+        if kwargs.get("fused_lm_head"):
+            trained_on.extend(tokenizer.batch_decode(kwargs["input_ids"]))
 
     monkeypatch.setattr(type(trainer), "_generate_single_turn", record_generate)
-    monkeypatch.setattr(type(trainer), "_get_per_token_logps_and_entropies", record_log_probs)
+    model.register_forward_pre_hook(record_scored, with_kwargs=True)
     trainer.train()
 
     positive, negative = GUIDES[NEATConfig].values()
@@ -200,12 +205,13 @@ def test_the_guide_is_sampled_from_but_never_trained_on(style, model, tokenizer,
         assert negative in group[3]
         query = re.search(r"question number \d+", group[0]).group()
         assert query in trained_plain and all(query in text for text in group)
-    assert len(trained_on) == 8
+    assert len(trained_on) == (2 if share else 8)
     assert not any(positive in text or negative in text for text in trained_on)
 
 
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("method", ["neat", "ple"])
-def test_models_with_learnt_positions(method, tokenizer, tmp_path):
+def test_models_with_learnt_positions(method, share, tokenizer, tmp_path):
     """GPT-2, which PLE's paper trains: a query's log-probabilities must not depend on what it is padded beside."""
 
     def gpt2():
@@ -232,7 +238,8 @@ def test_models_with_learnt_positions(method, tokenizer, tmp_path):
         seen.extend(zip(prompts, completion_ids, strict=True))
         return letter_reward(completions)
 
-    trainer = build(method, gpt2(), tokenizer, tmp_path, data, reward, max_steps=1, beta=0.1, peft_config=LoraConfig())
+    options = {"max_steps": 1, "beta": 0.1, "peft_config": LoraConfig(), "share_prompts": share}
+    trainer = build(method, gpt2(), tokenizer, tmp_path, data, reward, **options)
     group_loss = trainer.group_loss
 
     def record(token_logps, batch):

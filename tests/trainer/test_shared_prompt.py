@@ -9,6 +9,8 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
+from torch.nn.attention import flex_attention
+from torch.nn.attention.flex_attention import flex_attention as plain_flex
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -24,6 +26,7 @@ from transformers import (
     Qwen3Config,
     Qwen3NextConfig,
 )
+from transformers.integrations import flex_attention as transformers_flex_attention
 from trl.trainer.utils import add_fused_lm_head
 
 from trl_negalign.trainer import shared_prompt
@@ -119,7 +122,7 @@ def gradients(model, log_probs, weights):
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
 
 
-def assert_exact(model, groups, log_prob_tolerance=1e-4, gradient_tolerance=1e-4):
+def assert_exact(model, groups, log_prob_tolerance=1e-5, gradient_tolerance=1e-4):
     expected = separate(model, groups)[0]
     found = packed(model, groups)[0]
     assert found.shape == groups.completion_ids.shape
@@ -154,7 +157,7 @@ def test_lora(family):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", ["qwen3", "gpt_neox"])
 def test_gradient_checkpointing(family, reentrant):
-    model = make_model(family, "eager" if reentrant else "sdpa")
+    model = make_model(family)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     assert_exact(model, make_groups())
 
@@ -172,6 +175,44 @@ def test_bf16_autocast(family, attention):
 def test_bf16_weights():
     model, groups = make_model("qwen2", "eager", initializer_range=0.1).to(torch.bfloat16), make_groups()
     torch.testing.assert_close(packed(model, groups)[0].float(), separate(model, groups)[0], atol=0.05, rtol=0)
+
+
+@pytest.fixture
+def uncompiled_flex_attention(monkeypatch):
+    """Flex attention's own plain implementation: its kernels have no backward pass on CPUs."""
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(transformers_flex_attention, "WrappedFlexAttention", lambda training: lambda: plain_flex)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gpt_neox"])
+def test_block_mask_of_flex_attention(family, uncompiled_flex_attention):
+    reference = separate(make_model(family), make_groups())[0]
+    model = make_model(family, "flex_attention")
+    found = packed(model, make_groups())[0]
+    torch.testing.assert_close(found, reference, atol=1e-4, rtol=0)
+    model_alone, groups = make_model(family), make_groups()
+    found = gradients(model, found, groups.weights)
+    for name, gradient in gradients(model_alone, separate(model_alone, groups)[0], groups.weights).items():
+        assert (found[name] - gradient).norm() / gradient.norm() < 1e-4, name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention has no backward pass on CPUs")
+@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gpt_neox"])
+def test_kernels_of_a_gpu(family, attention):
+    """Over several blocks of 128 positions; flex attention takes heads of 16 and more."""
+    sizes = {"hidden_size": 64, "max_position_embeddings": 512}
+    sizes |= {"head_dim": 16} if "head_dim" in FAMILIES[family][1] else {}
+    groups = make_groups(prompts=(150, 40), completions=((90, 60, 0), (130, 1, 70)))
+    for name, tensor in vars(groups).items():
+        setattr(groups, name, tensor.cuda())
+    model, alone = make_model(family, attention, **sizes).cuda(), make_model(family, "eager", **sizes).cuda()
+    found, expected = packed(model, groups)[0], separate(alone, groups)[0].cuda()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    found = gradients(model, found, groups.weights)
+    for name, gradient in gradients(alone, expected, groups.weights).items():
+        assert (found[name] - gradient).norm() / gradient.norm() < 1e-4, name
 
 
 def test_entropies():
@@ -227,24 +268,57 @@ def test_layout():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "completion", "size", "width", "cheaper"),
+    ("prompt", "completion", "size", "width", "by_blocks", "cheaper"),
     [
-        (256, 64, 4, 320, True),  # 511 * 2431 < 4 * 320 * 2240
-        (32, 128, 8, 320, False),  # 1055 * 2975 > 8 * 160 * 2080
-        (32, 128, 8, 4096, True),  # 1055 * 25631 < 8 * 160 * 24736
+        # pairs: 255² / 2 + 4 * 64 * 319 = 114176 and 4 * 320² / 2 = 204800
+        (256, 64, 4, 320, True, True),  # 511 * 1920 + 114176 < 0.9 * (1280 * 1920 + 204800)
+        (256, 64, 4, 320, False, True),  # 511 * 1920 + 511² < 0.9 * (1280 * 1920 + 4 * 320²)
+        # pairs: 31² / 2 + 8 * 128 * 159 = 163296 and 8 * 160² / 2 = 102400
+        (32, 128, 8, 50, True, False),  # 1055 * 300 + 163296 > 0.9 * (1280 * 300 + 102400)
+        (32, 128, 8, 320, True, True),  # 1055 * 1920 + 163296 < 0.9 * (1280 * 1920 + 102400)
+        (32, 128, 8, 320, False, False),  # 1055 * 1920 + 1055² > 0.9 * (1280 * 1920 + 8 * 160²)
+        (32, 128, 8, 4096, False, True),  # 1055 * 24576 + 1055² < 0.9 * (1280 * 24576 + 8 * 160²)
+        (12, 64, 2, 4096, True, False),  # 139 of 152 tokens: less, but not by a tenth
     ],
 )
-def test_cost(prompt, completion, size, width, cheaper):
+def test_cost(prompt, completion, size, width, by_blocks, cheaper):
     masks = torch.ones(2, prompt, dtype=torch.long), torch.ones(2, size, completion, dtype=torch.long)
-    assert packing_is_cheaper(width, *masks) is cheaper
+    assert packing_is_cheaper(width, *masks, by_blocks) is cheaper
+
+
+def test_cost_counts_the_candidates_that_are_run():
+    prompt_mask, completion_mask = torch.ones(2, 256), torch.zeros(2, 4, 64)
+    completion_mask[:, :2] = (
+        1  # four rows: 2 * (383 * 240 + 255² / 2 + 2 * 64 * 319) < 0.9 * 4 * (320 * 240 + 320² / 2)
+    )
+    assert packing_is_cheaper(40, prompt_mask, completion_mask)
+    completion_mask[1, 1] = 0  # three rows, and the packed rows are as long as the longest: 330522 < 345600
+    assert packing_is_cheaper(40, prompt_mask, completion_mask)
+    completion_mask[1, 0] = 0  # two rows: 330522 > 230400
+    assert not packing_is_cheaper(40, prompt_mask, completion_mask)
 
 
 def test_cost_counts_tokens_not_padding():
     prompt_mask, completion_mask = torch.ones(2, 32), torch.ones(2, 8, 128)
+    assert not packing_is_cheaper(50, prompt_mask, completion_mask)
     completion_mask[:, 1:, 10:] = 0  # 31 + 128 + 7 * 10 = 229 packed positions
-    assert packing_is_cheaper(320, prompt_mask, completion_mask)
-    completion_mask[1] = 1  # the longest row counts
-    assert not packing_is_cheaper(320, prompt_mask, completion_mask)
+    assert packing_is_cheaper(50, prompt_mask, completion_mask)
+    completion_mask[1] = 1  # the longest row counts, and the separate ones' attention is the full square
+    assert packing_is_cheaper(50, prompt_mask, completion_mask)
+    assert not packing_is_cheaper(50, prompt_mask, completion_mask, by_blocks=False)
+
+
+@pytest.mark.parametrize("padded", ["prompt", "completion", "candidate without tokens"])
+def test_cost_of_padding_is_the_full_square(padded):
+    """Separate rows are as long as before, and one that is padded keeps attention from leaving out the future."""
+    prompt_mask, completion_mask = torch.ones(2, 32), torch.ones(2, 8, 128)
+    if padded == "prompt":
+        prompt_mask[0, 0] = 0
+    elif padded == "completion":
+        completion_mask[0, 0, -1] = 0
+    else:
+        completion_mask[0, 0] = 0
+    assert packing_is_cheaper(50, prompt_mask, completion_mask) is (padded != "candidate without tokens")
 
 
 class Wrapper(nn.Module):

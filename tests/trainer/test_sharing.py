@@ -17,7 +17,8 @@ def test_it_trains_the_same(method, style, lora, make_model, tokenizer, tmp_path
     monkeypatch.setattr(group_trainer, "shared_prompt_logps", lambda *args: packed.append(1) or original(*args))
     options = {"log_entropy": True, "beta": 0.1 * lora, "temperature": 0.7, "optim": "sgd", "max_grad_norm": 0.0}
     found = {}
-    for share in (False, True):
+    for share in (False, "auto", True):
+        before = len(packed)
         trainer = build(
             method,
             make_model(),
@@ -31,15 +32,33 @@ def test_it_trains_the_same(method, style, lora, make_model, tokenizer, tmp_path
         trainer.train()
         found[share] = trainer
         torch.manual_seed(0)
-    assert len(packed) == 2  # one a step, of the second run only
-    one, two = (dict(found[share].model.named_parameters()) for share in (False, True))
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
-    logs = [found[share].state.log_history[0] for share in (False, True)]
-    for name in ("loss", "grad_norm", "entropy", *(["kl"] if lora else [])):
-        assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-3), name
+        # one a step, and with beta another for the reference
+        assert len(packed) - before == (0 if share is False else 4 if lora else 2)
+    one, *others = (dict(trainer.model.named_parameters()) for trainer in found.values())
+    log, *other_logs = (trainer.state.log_history[0] for trainer in found.values())
+    for other, other_log in zip(others, other_logs, strict=True):
+        assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-5
+        for name in ("loss", "grad_norm", "entropy", *(["kl"] if lora else [])):
+            assert other_log[name] == pytest.approx(log[name], rel=1e-3), name
 
 
-def test_a_model_for_which_it_is_not_exact(tokenizer, tmp_path):
-    model = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1))
+@pytest.fixture
+def mamba(tokenizer):
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1)
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return MambaForCausalLM(config)
+
+
+def test_a_model_for_which_it_is_not_exact(mamba, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="share_prompts=True cannot be exact here: .* Leave it out"):
-        build("neat", model, tokenizer, tmp_path, share_prompts=True)
+        build("neat", mamba, tokenizer, tmp_path, share_prompts=True)
+
+
+@pytest.mark.parametrize("share", ["auto", False])
+def test_falling_back_says_why_once(share, mamba, tokenizer, tmp_path, caplog):
+    trainer = build("neat", mamba, tokenizer, tmp_path, share_prompts=share)
+    trainer.train()
+    assert not trainer.shares_prompts and trainer.args.share_prompts == share
+    said = [record for record in caplog.records if "The query runs once per candidate" in record.message]
+    assert [record.levelname for record in said] == (["WARNING"] if share == "auto" else [])
+    assert all("'mamba' is not among" in record.message for record in said)

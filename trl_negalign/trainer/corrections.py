@@ -1,6 +1,13 @@
-"""Where TRL's trainer needs another order of queries or other positions: small parts that `GroupTrainer` puts in."""
+"""
+Where TRL's trainer needs another order of queries, other positions or less work: small parts that `GroupTrainer` puts
+in.
+"""
 
+from transformers import PreTrainedModel
+from trl.trainer import utils
 from trl.trainer.utils import RepeatSampler
+
+from .shared_prompt import has_fused_head
 
 
 class EpochSampler(RepeatSampler):
@@ -23,3 +30,9 @@ def positions_from_mask(module, args, kwargs):
     if mask is None or kwargs.get("position_ids") is not None or kwargs.get("past_key_values") is not None:
         return None
     return args, kwargs | {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
+
+
+def leave_out_entropies(causal_lm: PreTrainedModel, temperature: float, cast_lm_head_to_fp32: bool) -> None:
+    """Put a head on the model that scores as TRL's does, without the entropies that TRL's computes in every pass."""
+    if has_fused_head(causal_lm):  # there is none before TRL 1.16, which computes entropies on request
+        utils.add_fused_lm_head(causal_lm, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32)

@@ -1,12 +1,15 @@
 """The dataset's side of a group: whether its columns can be used, and the tokens of the responses it brings."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl import is_conversational
 
+from ..groups import Candidate
 from ..guides import Prompt
+from .group_config import GroupConfig
 
 
 def column_names(dataset, name: str) -> list[str]:
@@ -59,6 +62,29 @@ def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guid
             _check_response(response, f"{name}[{row}][{column!r}]", isinstance(prompt, str))
 
 
+def check_datasets(train_dataset, eval_dataset, args: GroupConfig, candidates: Sequence[Candidate]) -> None:
+    """
+    Check a trainer's datasets, `eval_dataset` being `None`, a dataset or a dictionary of them: see [`check_dataset`].
+    A training set whose length is known also needs as many rows as one generation batch has queries.
+    """
+    check_dataset(
+        train_dataset,
+        "train_dataset",
+        [candidate.column for candidate in candidates if candidate.column is not None],
+        guided_in_user_turn=args.guide_placement != "system" and any(c.guide for c in candidates),
+    )
+    queries = args.generation_batch_size // args.num_generations
+    if isinstance(train_dataset, Dataset) and len(train_dataset) < queries:
+        raise ValueError(
+            f"train_dataset has {len(train_dataset)} row(s), and one generation batch takes {queries} queries "
+            f"(generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations}). Add "
+            "rows, or lower per_device_train_batch_size or gradient_accumulation_steps."
+        )
+    if eval_dataset is not None:
+        for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
+            check_dataset(dataset, "eval_dataset")
+
+
 def check_chat_template(dataset, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise a `ValueError` if the dataset's first query is a conversation and the tokenizer has no template for it."""
     if is_conversational({"prompt": next(iter(dataset))["prompt"]}) and tokenizer.chat_template is None:
@@ -97,6 +123,18 @@ def _check_response(response: Prompt, place: str, prompt_is_text: bool) -> None:
         )
     if prompt_is_text and not isinstance(response, str):
         raise ValueError(f"{place} is a message list and its prompt is text: {response!r}. Use one style for both.")
+
+
+def fill_in(sampled: Sequence, fills: dict[int, Any]) -> list:
+    """The sampled rows in their order, with `fills[row]` in the rows that were not sampled."""
+    rest = iter(sampled)
+    return [fills[row] if row in fills else next(rest) for row in range(len(sampled) + len(fills))]
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> list[int]:
+    """Every token that ends a completion: the tokenizer's, and those that the model declares."""
+    declared = generation_config.eos_token_id
+    return [tokenizer.eos_token_id, *([declared] if isinstance(declared, int) else declared or [])]
 
 
 def response_ids(

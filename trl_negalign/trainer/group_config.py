@@ -1,8 +1,10 @@
 """What every group method shares in its configuration."""
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+from transformers.hf_argparser import string_to_bool
 from trl import GRPOConfig
 
 from ..guides import GUIDE_PLACEMENTS
@@ -67,13 +69,18 @@ class GroupConfig(GRPOConfig):
         guide_placement (`str`, *optional*, defaults to `"user"`):
             Where a conversation takes a guide: before the last user message's text (`"user"`), as the system message
             or before the one there is (`"system"`), or both (`"both"`). A plain-text query takes it as a prefix.
-        share_prompts (`bool`, *optional*, defaults to `False`):
-            Score a group as one packed sequence, the query once for all its candidates: the same log-probabilities and
-            gradients, in less time where queries are long. A micro-batch for which packing would cost more is scored
-            as usual. Refused for models where it is not known to be exact (see
-            [`~trl_negalign.trainer.shared_prompt.supports_shared_prompts`]).
+        share_prompts (`str` or `bool`, *optional*, defaults to `"auto"`):
+            Run a query once for all its candidates. In scoring, a group becomes one packed sequence: the same
+            log-probabilities and gradients, in less time where queries are long; a micro-batch for which packing would
+            cost more is scored as usual. `"auto"` does so for the models where it is known to be exact (see
+            [`~trl_negalign.trainer.shared_prompt.supports_shared_prompts`]) and says once why not for the others,
+            `True` refuses the others, `False` never shares anything. With dropout, the candidates of a packed group
+            share what is dropped from their query. In sampling with transformers, prompts that are the same are run
+            once and their cache is copied (see [`~trl_negalign.trainer.prefill.prefill_once`]), without dropout only;
+            in fp32 the completions stay the same, in half precision rounding may change some.
         log_entropy (`bool`, *optional*, defaults to `False`):
-            Log the mean entropy of the policy over the candidates' tokens, in nats. Costs some time.
+            Log the mean entropy of the policy over the candidates' tokens, in nats. Costs some time: entropies are not
+            computed otherwise, and with them every candidate goes through the model, also those that teach nothing.
         num_generations (`int`, *optional*):
             Size of a query's whole group, dataset responses included. `per_device_train_batch_size` must be a multiple
             of it, so that no group is torn.
@@ -91,16 +98,22 @@ class GroupConfig(GRPOConfig):
             "message or before the one there is ('system'), or both ('both')."
         },
     )
-    share_prompts: bool = field(
-        default=False,
+    share_prompts: str = field(
+        default="auto",
         metadata={
-            "help": "Score a group as one packed sequence, the query once for all its candidates, where that is exact "
-            "and cheaper. Refused for models where it is not known to be exact."
+            "help": "Score a group as one packed sequence, the query once for all its candidates, where that is "
+            "cheaper: 'auto' for models where it is known to be exact, 'true' to refuse other models, 'false' never.",
+            # the flag alone, as for any boolean option
+            "nargs": "?",
+            "const": "true",
         },
     )
     log_entropy: bool = field(
         default=False,
-        metadata={"help": "Log the mean entropy of the policy over the candidates' tokens, which costs some time."},
+        metadata={
+            "help": "Log the mean entropy of the policy over the candidates' tokens, which costs some time: also "
+            "candidates that teach nothing then go through the model."
+        },
     )
     num_generations: int | None = field(
         default=None,
@@ -118,6 +131,7 @@ class GroupConfig(GRPOConfig):
             )
         super().__post_init__()
         one_of(self, "guide_placement", GUIDE_PLACEMENTS)
+        self.share_prompts = _auto_or_bool("share_prompts", self.share_prompts)
         defaults = {option.name: option.default for option in fields(self)}
         for name in UNUSED_GRPO_OPTIONS:
             if name in defaults and getattr(self, name) != defaults[name]:
@@ -132,6 +146,16 @@ class GroupConfig(GRPOConfig):
                 f"{-(-self.per_device_train_batch_size // self.num_generations) * self.num_generations}, or change "
                 "num_generations."
             )
+
+
+def _auto_or_bool(name: str, value: str | bool) -> str | bool:
+    """`"auto"`, `True` or `False`, however a command line or a file writes them."""
+    if str(value).lower() == "auto":
+        return "auto"
+    try:
+        return string_to_bool(str(value))
+    except ArgumentTypeError as error:
+        raise ValueError(f"{name}={value!r} is unknown. Use 'auto', True or False.") from error
 
 
 def one_of(config: GroupConfig, name: str, choices: tuple[str, ...]) -> None:

@@ -9,33 +9,35 @@ split act on groups and never tear one. In evaluation every candidate is plain: 
 """
 
 import inspect
+import math
 import os
+from contextlib import nullcontext
 
 import torch
-from accelerate.logging import get_logger
 from accelerate.utils import gather_object, is_peft_model, send_to_device
-from datasets import Dataset
 from transformers import ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import RepeatSampler, use_adapter
 
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
-from .checkpoints import find_checkpoint, unmark
-from .corrections import EpochSampler, positions_from_mask
-from .data import check_chat_template, check_dataset, column_names, response_ids
+from .checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
+from .collective import means, on_all_processes
+from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
+from .data import check_chat_template, check_datasets, column_names, end_tokens, fill_in, response_ids
 from .group_config import GroupConfig
+from .passes import by_length, group_lengths, in_chunks, select
+from .prefill import prefill_once
+from .scores import combine, means_by_kind, refuse_infinite
 from .seams import SeamError, check_seams
-from .shared_prompt import packing_is_cheaper, shared_prompt_logps, supports_shared_prompts
+from .shared_prompt import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
 
 
-logger = get_logger(__name__)
-
-STATE_NAME = "group_state.pt"
 # TRL's per-row tensors that group training reads
-ROW_TENSORS = ("completion_ids", "completion_mask", "ref_per_token_logps")
+ROW_TENSORS = ("completion_ids", "completion_mask")
 
 
 class GroupTrainer(GRPOTrainer):
@@ -82,22 +84,7 @@ class GroupTrainer(GRPOTrainer):
                 raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
         self._refuse_processor(processing_class)
         self.candidates = self.build_candidates(args, column_names(train_dataset, "train_dataset"))
-        check_dataset(
-            train_dataset,
-            "train_dataset",
-            [candidate.column for candidate in self.candidates if candidate.column is not None],
-            guided_in_user_turn=args.guide_placement != "system" and any(c.guide for c in self.candidates),
-        )
-        queries = args.generation_batch_size // args.num_generations
-        if isinstance(train_dataset, Dataset) and len(train_dataset) < queries:
-            raise ValueError(
-                f"train_dataset has {len(train_dataset)} row(s), and one generation batch takes {queries} queries "
-                f"(generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations}). Add "
-                "rows, or lower per_device_train_batch_size or gradient_accumulation_steps."
-            )
-        if eval_dataset is not None:
-            for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
-                check_dataset(dataset, "eval_dataset")
+        check_datasets(train_dataset, eval_dataset, args, self.candidates)
         if args.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
             raise ValueError(
                 "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.16."
@@ -128,10 +115,12 @@ class GroupTrainer(GRPOTrainer):
             args.beta = self.kl_weight
         self._refuse_processor(self.processing_class)  # TRL may have loaded one
         check_chat_template(train_dataset, self.processing_class)
-        exact, reason = supports_shared_prompts(self.model) if args.share_prompts else (True, "")
-        if not exact:
-            raise ValueError(f"share_prompts=True cannot be exact here: {reason} Leave it out.")
+        self.shares_prompts = decide_on_sharing(self.model, args.share_prompts)
+        # the KL term, entropies and the experts' balance are of all candidates, not of those that teach
+        self.runs_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if not args.log_entropy:
+            leave_out_entropies(base, self.temperature, args.cast_lm_head_to_fp32)
         if "position_ids" in inspect.signature(base.forward).parameters:
             for scored in (self.model, self.ref_model):
                 if scored is not None:
@@ -150,6 +139,20 @@ class GroupTrainer(GRPOTrainer):
     def needs_reference(args: GroupConfig) -> bool:
         """Whether [`group_loss`] reads `ref_per_token_logps` even where `beta` is 0."""
         return False
+
+    def referenced(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Of which candidates [`group_loss`] reads `ref_per_token_logps` for itself, `[groups, G]`."""
+        return torch.ones_like(batch["rewards"], dtype=torch.bool)
+
+    def taught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """
+        Which candidates teach anything: `[groups, G]`, false where the objective's coefficient of every token is known
+        to be 0 before the forward pass. Those are left out of it, unless the KL term or the logged entropy needs them.
+
+        Args:
+            batch (`dict[str, torch.Tensor]`): groups shaped as in [`start_round`], with what it added.
+        """
+        return torch.ones_like(batch["rewards"], dtype=torch.bool)
 
     def comparisons(self, groups: torch.Tensor) -> torch.Tensor:
         """What is compared with each other, `[n, k]`, out of `[groups, G]`: the group itself, or its pairs."""
@@ -177,8 +180,10 @@ class GroupTrainer(GRPOTrainer):
         The method's objective.
 
         Args:
-            token_logps (`torch.Tensor`): `[groups, G, T]`, in nats, given the plain query.
-            batch (`dict[str, torch.Tensor]`): a micro-batch, shaped as in [`start_round`].
+            token_logps (`torch.Tensor`): `[groups, G, T]`, in nats, given the plain query; 0 for a candidate that was
+                left out of the pass.
+            batch (`dict[str, torch.Tensor]`): a micro-batch, shaped as in [`start_round`], and `taught` `[groups, G]`:
+                the candidates that went through the model. What is logged of others must be NaN.
 
         Returns:
             `tuple`: the loss of each group `[groups]`, and tensors to log by name, of any shape, whose mean over all
@@ -194,24 +199,6 @@ class GroupTrainer(GRPOTrainer):
             return [PLAIN_CANDIDATE] * rows
         return [self.candidates[row % len(self.candidates)] for row in range(rows)]
 
-    def _end_tokens(self) -> list[int]:
-        """Every token that ends a completion: the tokenizer's, and those that the model declares."""
-        declared = self.model.generation_config.eos_token_id
-        declared = [declared] if isinstance(declared, int) else declared or []
-        return [self.processing_class.eos_token_id, *declared]
-
-    def _on_all_processes(self, prepare):
-        """What `prepare()` returns; if it raises on any process, all processes raise, and none waits for another."""
-        error, result = None, None
-        try:
-            result = prepare()
-        except Exception as raised:
-            error = raised
-        for process, message in enumerate(gather_object([repr(error) if error else None])):
-            if message is not None:
-                raise error or RuntimeError(f"Process {process} stopped with {message}")
-        return result
-
     def _prepare_group(self, prompts):
         """Guided prompts of the rows to sample, by row; plain prompts' tokens; tokens of dataset responses, by row."""
         candidates = self._row_candidates(len(prompts))
@@ -226,7 +213,7 @@ class GroupTrainer(GRPOTrainer):
                     prompts[row],
                     prompt_ids[row],
                     self._round_inputs[row][candidate.column],
-                    self._end_tokens(),
+                    end_tokens(self.processing_class, self.model.generation_config),
                     self.max_completion_length,
                     self.chat_template_kwargs,
                 )
@@ -234,12 +221,14 @@ class GroupTrainer(GRPOTrainer):
 
     def _generate(self, prompts):
         training = self.model.training
-        guided, prompt_ids, from_dataset = self._on_all_processes(lambda: self._prepare_group(prompts))
+        guided, prompt_ids, from_dataset = on_all_processes(lambda: self._prepare_group(prompts))
         # vLLM samples `prompts[::num_generations]` n times each, which would give all candidates the first one's guide
         sizes = self.num_generations, self.num_generations_eval
         self.num_generations = self.num_generations_eval = 1
+        once = prefill_once(self.accelerator.unwrap_model(self.model)) if self.args.share_prompts else nullcontext()
         try:
-            generated = list(super()._generate(list(guided.values())))
+            with once:
+                generated = list(super()._generate(list(guided.values())))
         finally:
             self.num_generations, self.num_generations_eval = sizes
             self.model.train(training)  # one of TRL's generation paths leaves it in training mode
@@ -247,18 +236,17 @@ class GroupTrainer(GRPOTrainer):
             raise SeamError("GRPOTrainer._generate", "it no longer returns prompts, completions and masks in order")
 
         generated[0] = prompt_ids
-        if not from_dataset:
-            return tuple(generated)
-        texts = self.processing_class.batch_decode(list(from_dataset.values()), skip_special_tokens=True)
-        if not isinstance(prompts[0], str):
-            texts = [[{"role": "assistant", "content": text}] for text in texts]
-        fills = {1: from_dataset, 3: dict(zip(from_dataset, texts, strict=True))}
-        # anything else by row is the sampler's log-probabilities, which dataset responses do not have
-        zeros = {row: [0.0] * len(ids) for row, ids in from_dataset.items()}
-        for index in range(1, len(generated)):
-            if isinstance(generated[index], list) and len(generated[index]) == len(guided):
-                rows = fills.get(index, zeros) | dict(zip(guided, generated[index], strict=True))
-                generated[index] = [rows[row] for row in range(len(prompts))]
+        if from_dataset:
+            texts = self.processing_class.batch_decode(list(from_dataset.values()), skip_special_tokens=True)
+            if not isinstance(prompts[0], str):
+                texts = [[{"role": "assistant", "content": text}] for text in texts]
+            texts = dict(zip(from_dataset, texts, strict=True))
+            # anything else by row is the sampler's log-probabilities, which dataset responses do not have
+            zeros = {row: [0.0] * len(ids) for row, ids in from_dataset.items()}
+            for index in range(1, len(generated)):
+                if isinstance(generated[index], list) and len(generated[index]) == len(guided):
+                    fills = {1: from_dataset, 3: texts}.get(index, zeros)
+                    generated[index] = fill_in(generated[index], fills)
         return tuple(generated)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
@@ -274,23 +262,13 @@ class GroupTrainer(GRPOTrainer):
                 self.accelerator.gather(torch.full(size, torch.nan, device=self.accelerator.device))
                 raise
 
-        rewards_per_func = self._on_all_processes(calculate_and_gather)
-        infinite = torch.isinf(rewards_per_func).nonzero()
-        if len(infinite):
-            row, func = infinite[0].tolist()
-            raise ValueError(
-                f"The reward function {self.reward_func_names[func]!r} returned {rewards_per_func[row, func].item()} "
-                f"for the query {gather_object(prompts)[row]!r}. Return a finite number, or None where there is no "
-                "score."
-            )
-        weights = self.reward_weights.to(rewards_per_func.device)
-        rewards = (rewards_per_func * weights).nansum(dim=1)
-        rewards[torch.isnan(rewards_per_func).all(dim=1)] = torch.nan
+        rewards_per_func = on_all_processes(calculate_and_gather)
+        refuse_infinite(rewards_per_func, self.reward_func_names, lambda: gather_object(prompts))
+        rewards = combine(rewards_per_func, self.reward_weights)
         metrics = self._metrics["train" if self.model.training else "eval"]
         kinds = [candidate.kind for candidate in self._row_candidates(len(rewards))]
-        for kind in dict.fromkeys(kinds):
-            of_kind = rewards[torch.tensor([k == kind for k in kinds], device=rewards.device)]
-            metrics[f"reward/{kind}"].append(of_kind.nanmean().item())
+        for kind, mean in means_by_kind(rewards, kinds).items():
+            metrics[f"reward/{kind}"].append(mean)
         repeated = gather_object([repeated_share(ids) for ids in completion_ids_list])
         metrics["completions/repeated_4grams"].append(sum(repeated) / len(repeated))
         self._round_rewards = rewards
@@ -306,14 +284,29 @@ class GroupTrainer(GRPOTrainer):
         if not self.model.training:
             return {"rewards": rewards}
         size = len(self.candidates)
-        batch = {name: pack_groups(output[name], size) for name in ROW_TENSORS if name in output}
+        batch = {name: pack_groups(output[name], size) for name in ROW_TENSORS}
         batch |= {name: output[name][::size] for name in ("prompt_ids", "prompt_mask")}
         # a candidate without tokens (mask_truncated_completions) has nothing to learn from
         batch["rewards"] = pack_groups(rewards, size).masked_fill(batch["completion_mask"].sum(-1) == 0, torch.nan)
+        if self.kl_weight != 0.0 or self.needs_reference(self.args):
+            batch["ref_per_token_logps"] = self._reference_logps(batch)
         all_rewards = self.accelerator.gather(batch["rewards"])
         silent = ~has_signal(self.comparisons(all_rewards))
         self.log_round_metric("frac_groups_no_signal", silent.float().mean().item())
         return self.start_round(batch, all_rewards)
+
+    def _prepare_inputs(self, generation_batch):
+        buffered = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training or self._buffered_inputs is buffered:
+            return inputs
+        self._buffered_inputs = by_length(
+            self._buffered_inputs,
+            lambda batch: group_lengths(batch, self._to_run(batch), packed=self.shares_prompts),
+            # neighbours in the buffer that fall into one optimizer step, in every iteration over it
+            together=math.gcd(self.args.gradient_accumulation_steps, self.args.steps_per_generation),
+        )
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     @property
     def _cycle(self) -> int:
@@ -338,7 +331,14 @@ class GroupTrainer(GRPOTrainer):
             # no objective is defined on plain samples alone; minus the reward makes lower better, as for any loss
             return -inputs["rewards"].nanmean().nan_to_num()
         mask = inputs["completion_mask"]
-        token_logps, entropies, aux_loss = self._group_logps(model, inputs)
+        inputs = inputs | {"taught": self._to_run(inputs)}
+        token_logps, entropies, aux_loss = self._group_logps(
+            model,
+            inputs,
+            inputs["taught"],
+            compute_entropy=self.args.log_entropy,
+            compute_aux_loss=self.aux_loss_enabled,
+        )
         losses, metrics = self.group_loss(token_logps, inputs)
         if self.args.log_entropy:
             metrics["entropy"] = entropies.masked_fill(mask == 0, torch.nan)
@@ -355,37 +355,59 @@ class GroupTrainer(GRPOTrainer):
         # every micro-batch and process holds as many groups, so this is the mean over the optimizer step's groups
         return loss / self.current_gradient_accumulation_steps
 
-    def _group_logps(self, model, inputs):
-        """Log-probs and entropies of a micro-batch, `[groups, G, T]`, and TRL's auxiliary loss."""
-        prompt_ids, prompt_mask, mask = (inputs[name] for name in ("prompt_ids", "prompt_mask", "completion_mask"))
-        groups, size, length = mask.shape
-        if self.args.share_prompts and packing_is_cheaper(self.model.config.hidden_size, prompt_mask, mask):
+    def _to_run(self, batch):
+        """Which candidates go through the model, `[groups, G]`."""
+        return torch.ones_like(batch["rewards"], dtype=torch.bool) if self.runs_all else self.taught(batch)
+
+    def _group_logps(self, model, batch, run, compute_entropy=False, compute_aux_loss=False):
+        """Log-probs and entropies of the candidates in `run`, `[groups, G, T]`, and TRL's auxiliary loss."""
+        part = select(batch, run, self.pad_to_multiple_of or 1)
+        prompt_mask, mask = part.prompt_mask, part.completion_mask
+        width, by_blocks = self.model.config.hidden_size, attends_by_blocks(self.model)
+        if self.shares_prompts and packing_is_cheaper(width, prompt_mask, mask, by_blocks):
             with self.accelerator.autocast():
-                return *shared_prompt_logps(model, prompt_ids, prompt_mask, inputs["completion_ids"], mask), None
-        prompt_ids, prompt_mask = (x.repeat_interleave(size, 0) for x in (prompt_ids, prompt_mask))
-        token_logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([prompt_ids, inputs["completion_ids"].flatten(0, 1)], dim=1),
-            torch.cat([prompt_mask, mask.flatten(0, 1)], dim=1),
-            length,
-            compute_entropy=self.args.log_entropy,
-            compute_aux_loss=self.aux_loss_enabled,
-        )
-        if self.args.log_entropy:
-            entropies = entropies.view(groups, size, length)
-        return token_logps.view(groups, size, length), entropies, aux_loss
+                logps, entropies = shared_prompt_logps(model, part.prompt_ids, prompt_mask, part.completion_ids, mask)
+            aux_loss = None
+        else:
+            logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
+                model,
+                *part.as_rows(),
+                part.length,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+            )
+            logps = part.from_rows(logps)
+            entropies = part.from_rows(entropies) if compute_entropy else None
+        return part.spread(logps), part.spread(entropies) if compute_entropy else None, aux_loss
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        # TRL asks in each round, also in evaluation, for ratios that group training has no use for and for reference
+        # log-probabilities, which `_reference_logps` takes of the candidates that need them
+        return None, None, None
+
+    def _reference_logps(self, batch):
+        """Reference log-probabilities of this process's groups, `[groups, G, T]`, 0 where nothing reads them."""
+        if self.kl_weight != 0.0:
+            read = torch.ones_like(batch["rewards"], dtype=torch.bool)
+        else:
+            read = self.referenced(batch)
+        model, scope = self.ref_model, nullcontext()
+        if model is None:
+            model, policy = self.model, self.accelerator.unwrap_model(self.model)
+            # an adapter that was handed in has its copy, one that starts at zero is left out
+            scope = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
+        checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with torch.no_grad(), scope, checkpointing:
+            chunks = in_chunks(batch | {"read": read}, self.args.per_device_train_batch_size // len(self.candidates))
+            return torch.cat([self._group_logps(model, chunk, chunk["read"])[0] for chunk in chunks])
 
     def log_round_metric(self, name: str, value: float) -> None:
         """Log a training metric that all processes know alike."""
         self._metrics["train"][name].append(value)
 
     def _log_metrics(self, metrics):
-        """Log each tensor's mean over all processes, NaNs left out, with one reduction for all of them."""
-        values = [value.detach().float() for value in metrics.values()]
-        sums = [torch.stack([value.nansum(), (~value.isnan()).sum().float()]) for value in values]
-        totals = self.accelerator.reduce(torch.stack(sums), reduction="sum")
-        for name, (total, count) in zip(metrics, totals.tolist(), strict=True):
-            self.log_round_metric(name, total / count if count else float("nan"))
+        for name, value in means(self.accelerator, metrics).items():
+            self.log_round_metric(name, value)
 
     def _stop_if_not_finite(self, losses, inputs, model):
         """Save a checkpoint and stop all processes if a group's loss is not finite on any of them."""
@@ -438,26 +460,8 @@ class GroupTrainer(GRPOTrainer):
         """
         if resume_from_checkpoint:
             resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-            self._check_resumable(resume_from_checkpoint)
+            check_resumable(resume_from_checkpoint, self._run_identity(), self.accelerator.num_processes)
         return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _check_resumable(self, checkpoint: str) -> None:
-        if not os.path.isfile(os.path.join(checkpoint, STATE_NAME)):
-            logger.warning(f"{checkpoint} has no {STATE_NAME}: the generation rounds are counted from 0 again.")
-            return
-        state = torch.load(os.path.join(checkpoint, STATE_NAME), map_location="cpu", weights_only=True)
-        for name, value in self._run_identity().items():
-            if state["identity"][name] != value:
-                raise ValueError(
-                    f"{checkpoint} cannot be resumed: its {name} was {state['identity'][name]!r}, and this run's is "
-                    f"{value!r}. Resume with the options it was written with, or start a new run from its weights."
-                )
-        if state["inside_cycle"] and state["processes"] != self.accelerator.num_processes:
-            raise ValueError(
-                f"{checkpoint} stands inside a generation cycle of {state['processes']} process(es), and this run has "
-                f"{self.accelerator.num_processes}. Resume with as many, or from a checkpoint at the end of a cycle "
-                "(every steps_per_generation * num_iterations / gradient_accumulation_steps steps)."
-            )
 
     def _save_checkpoint(self, model, trial):
         inside_cycle = self._step % self._cycle != 0
@@ -466,8 +470,8 @@ class GroupTrainer(GRPOTrainer):
         if self.args.should_save:
             unmark(folder)  # an earlier attempt at this step must not vouch for a half-written folder
         self.accelerator.wait_for_everyone()
-        if inside_cycle:  # the groups that are still to be trained on
-            torch.save(self._buffered_inputs, os.path.join(folder, self._buffer_name()))
+        if inside_cycle:
+            save_buffer(self._buffered_inputs, folder, self.accelerator.process_index)
         if self.args.should_save:
             state = self.round_state() | {
                 "identity": self._run_identity(),
@@ -475,11 +479,8 @@ class GroupTrainer(GRPOTrainer):
                 "inside_cycle": inside_cycle,
                 "step": self._step,
             }
-            torch.save(state, os.path.join(folder, STATE_NAME))
+            save_state(state, folder)
         super()._save_checkpoint(model, trial)
-
-    def _buffer_name(self) -> str:
-        return f"group_buffer_{self.accelerator.process_index}.pt"
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
@@ -488,13 +489,9 @@ class GroupTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, STATE_NAME)):
-            return
-        state = torch.load(os.path.join(checkpoint, STATE_NAME), map_location="cpu", weights_only=True)
-        self.load_round_state(state)
-        self._step = state["step"]
-        if state["inside_cycle"]:
-            path = os.path.join(checkpoint, self._buffer_name())
-            # torch cannot load onto "cpu:0", where a CPU process among several is
-            buffer = torch.load(path, map_location="cpu", weights_only=True)
+        state, buffer = load_round(checkpoint, self.accelerator.process_index)
+        if state is not None:
+            self.load_round_state(state)
+            self._step = state["step"]
+        if buffer is not None:
             self._buffered_inputs = send_to_device(buffer, self.accelerator.device)

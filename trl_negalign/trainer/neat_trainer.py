@@ -4,7 +4,7 @@ import torch
 
 from ..groups import PLAIN_CANDIDATE, Candidate
 from ..guides import resolve_guide
-from ..objectives import neat_loss, ranking_accuracy, sequence_logps
+from ..objectives import best_and_worst, has_signal, neat_loss, ranking_accuracy, sequence_logps
 from .group_trainer import GroupTrainer
 from .neat_config import NEATConfig
 
@@ -70,8 +70,35 @@ class NEATTrainer(GroupTrainer):
     def needs_reference(args: NEATConfig) -> bool:
         return args.penalty_type == "npo" and args.penalty_weight > 0
 
+    def referenced(self, batch):
+        return self._extremes(batch["rewards"])[1]
+
+    def taught(self, batch):
+        """
+        Of a group with two different rewards: the best for the imitation, the worst for the penalty, and for the
+        ranking every scored candidate, with `"linear"` only those that do not stand above as many as below.
+        """
+        args, rewards = self.args, batch["rewards"]
+        best, worst = self._extremes(rewards)
+        pairs = rewards.unsqueeze(2) < rewards.unsqueeze(1)
+        above, below = pairs.sum(1), pairs.sum(2)
+        taught = torch.zeros_like(best)
+        if args.sft_weight > 0:
+            taught = taught | best
+        if args.ranking_weight > 0:
+            taught = taught | (above != below if args.ranking_loss_type == "linear" else above + below > 0)
+        if args.penalty_weight > 0:
+            taught = taught | worst
+        return taught
+
+    @staticmethod
+    def _extremes(rewards):
+        """Which candidates are the best and the worst of a group that has both, `[groups, G]` each."""
+        places = torch.arange(rewards.shape[1], device=rewards.device)
+        return [has_signal(rewards)[:, None] & (places == index[:, None]) for index in best_and_worst(rewards)]
+
     def group_loss(self, token_logps, batch):
-        args, rewards, mask = self.args, batch["rewards"], batch["completion_mask"]
+        args, rewards, mask, taught = self.args, batch["rewards"], batch["completion_mask"], batch["taught"]
         parts = neat_loss(
             token_logps,
             mask,
@@ -87,13 +114,18 @@ class NEATTrainer(GroupTrainer):
         losses = (
             args.sft_weight * parts.sft + args.ranking_weight * parts.ranking + args.penalty_weight * parts.penalty
         )
-        unscored = torch.isnan(rewards).all(-1)
         mean_logps = sequence_logps(token_logps.detach(), mask, "mean")
+        best, worst = (taught.gather(1, index[:, None])[:, 0] for index in best_and_worst(rewards))
+        left_out = (~taught & ~rewards.isnan()).any(-1)
+        unscored = rewards.isnan().all(-1)
+        # a part without a weight is only known where its candidates went through the model all the same
+        everything = self.runs_all or args.ranking_weight > 0
+        unknown = torch.full_like(losses, torch.nan)
         return losses, {
-            "neat/loss_sft": parts.sft,
-            "neat/loss_ranking": parts.ranking,
-            "neat/loss_penalty": parts.penalty,
-            "neat/ranking_accuracy": ranking_accuracy(mean_logps, rewards),
-            "neat/logp_best": parts.logp_best.masked_fill(unscored, torch.nan),
-            "neat/logp_worst": parts.logp_worst.masked_fill(unscored, torch.nan),
+            "neat/loss_sft": parts.sft if everything or args.sft_weight > 0 else unknown,
+            "neat/loss_ranking": parts.ranking if everything else unknown,
+            "neat/loss_penalty": parts.penalty if everything or args.penalty_weight > 0 else unknown,
+            "neat/ranking_accuracy": ranking_accuracy(mean_logps, rewards).masked_fill(left_out, torch.nan),
+            "neat/logp_best": parts.logp_best.masked_fill(unscored | ~best, torch.nan),
+            "neat/logp_worst": parts.logp_worst.masked_fill(unscored | ~worst, torch.nan),
         }

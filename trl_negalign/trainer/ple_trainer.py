@@ -4,11 +4,12 @@ import torch
 from accelerate.utils import gather_object
 
 from .. import schedules
-from ..groups import PLAIN_CANDIDATE, Candidate, pack_pairs, pad_and_stack
+from ..groups import PLAIN_CANDIDATE, Candidate, pack_pairs
 from ..guides import resolve_guide
-from ..objectives import ple_loss, sequence_logps
+from ..objectives import ple_loss, ple_taught, sequence_logps
 from .group_trainer import GroupTrainer
 from .ple_config import PLEConfig
+from .replay import as_rows, draw, join
 
 
 class PLETrainer(GroupTrainer):
@@ -95,25 +96,15 @@ class PLETrainer(GroupTrainer):
 
     def _with_replay(self, batch):
         """Add old groups to the fresh ones, the same ones however many processes share them, and store the fresh."""
-        fresh = len(batch["rewards"])
-        rows = [{name: tensor[i : i + 1].cpu().clone() for name, tensor in batch.items()} for i in range(fresh)]
+        args, processes = self.args, self.accelerator.num_processes
         old = self.replay_store
-        if self.args.replay != "all":
-            wanted = min(self.args.replay * fresh * self.accelerator.num_processes, len(old))
-            generator = torch.Generator().manual_seed(self.args.seed + self.generation_round)
-            old = [old[i] for i in torch.randperm(len(old), generator=generator)[:wanted].tolist()]
-        share = len(old) // self.accelerator.num_processes
-        share -= share % self.args.steps_per_generation  # every micro-batch gets as many
-        old = old[self.accelerator.process_index * share :][:share]
-        device = batch["rewards"].device
-        self.replay_store = self.replay_store + gather_object(rows)
-        return {
-            name: pad_and_stack(
-                [tensor, *(row[name].to(device) for row in old)],
-                padding_side="left" if name.startswith("prompt") else "right",
-            )
-            for name, tensor in batch.items()
-        }
+        if args.replay != "all":
+            old = draw(old, args.replay * len(batch["rewards"]) * processes, args.seed + self.generation_round)
+        # every micro-batch of every process gets as many
+        share = len(old) // processes // args.steps_per_generation * args.steps_per_generation
+        own = old[self.accelerator.process_index * share :][:share]
+        self.replay_store = self.replay_store + gather_object(as_rows(batch))
+        return join(batch, own)
 
     def round_state(self):
         return {"replay_store": self.replay_store}
@@ -121,21 +112,29 @@ class PLETrainer(GroupTrainer):
     def load_round_state(self, state):
         self.replay_store = state["replay_store"]
 
+    def taught(self, batch):
+        args, half = self.args, self.args.num_generations // 2
+        threshold = batch["threshold"].repeat_interleave(half)
+        taught = ple_taught(
+            pack_pairs(batch["rewards"]), threshold, args.ranking_weight, args.wsft_weight, args.weight_range
+        )
+        return taught.view(-1, half, 2).transpose(1, 2).flatten(1)
+
     def group_loss(self, token_logps, batch):
         args, pairs_of_group = self.args, self.args.num_generations // 2
-        logps, mask, rewards = (pack_pairs(x) for x in (token_logps, batch["completion_mask"], batch["rewards"]))
+        logps, mask, rewards, taught = (
+            pack_pairs(x) for x in (token_logps, batch["completion_mask"], batch["rewards"], batch["taught"])
+        )
+        threshold = batch["threshold"].repeat_interleave(pairs_of_group)
         parts = ple_loss(
-            logps,
-            mask,
-            rewards,
-            batch["threshold"].repeat_interleave(pairs_of_group),
-            wsft_reduction=args.wsft_reduction,
-            weight_range=args.weight_range,
+            logps, mask, rewards, threshold, wsft_reduction=args.wsft_reduction, weight_range=args.weight_range
         )
         losses = args.ranking_weight * parts.ranking + args.wsft_weight * parts.wsft
         means = sequence_logps(logps.detach(), mask, "mean").masked_fill(
-            rewards.isnan().any(-1, keepdim=True), torch.nan
+            rewards.isnan().any(-1, keepdim=True) | ~taught, torch.nan
         )
+        # a part without a weight is only known where its pairs went through the model all the same
+        unknown = torch.full_like(losses, torch.nan)
 
         def pick(candidate):
             return means.gather(-1, candidate[:, None])
@@ -143,8 +142,8 @@ class PLETrainer(GroupTrainer):
         return losses.view(-1, pairs_of_group).mean(-1), {
             "ple/gap": parts.gap,
             "ple/ranked_fraction": parts.ranked.float(),
-            "ple/loss_ranking": parts.ranking,
-            "ple/loss_wsft": parts.wsft,
+            "ple/loss_ranking": parts.ranking if self.runs_all or args.ranking_weight > 0 else unknown,
+            "ple/loss_wsft": parts.wsft if self.runs_all or args.wsft_weight > 0 else unknown,
             "ple/logp_best": pick(rewards.argmax(-1)),
             "ple/logp_worst": pick(rewards.argmin(-1)),
         }

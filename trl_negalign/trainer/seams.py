@@ -11,6 +11,7 @@ KNOWN_TO_WORK = "1.7 to 1.14 and 1.16"
 OVERRIDDEN = {
     "_generate": ("prompts",),
     "_generate_and_score_completions": ("inputs",),
+    "_prepare_inputs": ("generation_batch",),
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_compute_loss": ("model", "inputs"),
     "_save_checkpoint": ("model", "trial"),

@@ -17,10 +17,16 @@ from dataclasses import dataclass
 from inspect import signature
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import is_compiled_module, is_peft_model
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
+from .shared_attention import PackedGroups, locate, register_packed_attention
+
+
+logger = get_logger(__name__)
 
 # Every layer attends to all earlier tokens, positions enter by `position_ids` alone, and a mask that is handed in is
 # used as it is. Each of these is compared with separate sequences in the tests.
@@ -43,12 +49,16 @@ class SharedPromptBatch:
         position_ids (`torch.Tensor`): `[groups, L]`, as if each candidate stood alone after its query.
         blocks (`torch.Tensor`): `[groups, L]`, 0 for the query, `i` for candidate `i` counted from 1, -1 for padding.
         labels (`torch.Tensor`): `[groups, L]`, the token that each position predicts, -100 where none is scored.
+        query_lengths (`torch.Tensor`): `[groups]`, positions of each query.
+        lengths (`torch.Tensor`): `[groups, G]`, positions of each candidate, in order.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     blocks: torch.Tensor
     labels: torch.Tensor
+    query_lengths: torch.Tensor
+    lengths: torch.Tensor
 
     def attention_mask(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """
@@ -60,6 +70,19 @@ class SharedPromptBatch:
         if dtype is None:
             return allowed
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+
+    def places(self, heads_per_key: int, dtype: torch.dtype) -> PackedGroups:
+        """The same for [`register_packed_attention`], which leaves out what is hidden; see [`locate`]."""
+        return locate(self.query_lengths, self.lengths, self.blocks.shape[1], heads_per_key, dtype)
+
+    def block_mask(self) -> BlockMask:
+        """The same mask for flex attention, which leaves out the blocks that are hidden as a whole."""
+        blocks = self.blocks
+
+        def allowed(row, head, query, key):
+            return (key <= query) & ((blocks[row, key] == QUERY) | (blocks[row, key] == blocks[row, query]))
+
+        return create_block_mask(allowed, len(blocks), None, blocks.shape[1], blocks.shape[1], device=blocks.device)
 
 
 def pack_shared_prompts(
@@ -101,6 +124,8 @@ def pack_shared_prompts(
         position_ids=pack(prefix_positions, positions, 0),
         blocks=pack(torch.full_like(prefix, QUERY), candidates, PADDING),
         labels=pack(torch.full_like(prefix, NO_LABEL), completion_ids, NO_LABEL),
+        query_lengths=prompt_mask[:, :-1].sum(1),
+        lengths=completion_mask.sum(2),
     )
 
 
@@ -131,14 +156,8 @@ def shared_prompt_logps(
     """
     batch = pack_shared_prompts(prompt_ids, prompt_mask, completion_ids, completion_mask)
     causal_lm = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
-    eager = causal_lm.config._attn_implementation == "eager"
     scored = batch.labels != NO_LABEL
-    inputs = {
-        "input_ids": batch.input_ids,
-        # eager attention adds the mask to its scores, where a boolean one would add 1
-        "attention_mask": batch.attention_mask(causal_lm.get_input_embeddings().weight.dtype if eager else None),
-        "position_ids": batch.position_ids,
-    }
+    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids} | _attention_inputs(causal_lm, batch)
     # TRL's head leaves positions without a label out on GPUs, and on CPUs runs them all
     if scored.device.type == "cpu" and not any(is_compiled_module(module) for module in model.modules()):
         with _only_positions(causal_lm.base_model, scored):
@@ -152,6 +171,30 @@ def shared_prompt_logps(
         return values.new_zeros(completion_mask.shape).masked_scatter(completion_mask.bool(), values[scored])
 
     return unpack(output.log_probs), None if output.entropy is None else unpack(output.entropy)
+
+
+def attends_by_blocks(model: nn.Module) -> bool:
+    """Whether packed rows take [`packed_attention`] in this model: with "sdpa", unless its function was exchanged."""
+    return model.config._attn_implementation == "sdpa" and register_packed_attention()
+
+
+def _attention_inputs(causal_lm: PreTrainedModel, batch: SharedPromptBatch) -> dict:
+    """What tells the model who sees whom."""
+    dtype = causal_lm.get_input_embeddings().weight.dtype
+    if attends_by_blocks(causal_lm):
+        device = batch.input_ids.device
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        heads = causal_lm.config.num_attention_heads
+        heads_per_key = heads // causal_lm.config.to_dict().get("num_key_value_heads", heads)
+        # a mask of four dimensions is handed on as it is, and one without content fails wherever it is read
+        nothing = torch.empty((len(batch.input_ids), 1, 0, 0), dtype=torch.bool, device=device)
+        return {"attention_mask": nothing, "packed_groups": batch.places(heads_per_key, dtype)}
+    attention = causal_lm.config._attn_implementation
+    if attention == "flex_attention":
+        return {"attention_mask": batch.block_mask()}
+    # eager attention adds the mask to its scores, where a boolean one would add 1
+    return {"attention_mask": batch.attention_mask(dtype if attention == "eager" else None)}
 
 
 @contextmanager
@@ -169,23 +212,62 @@ def _only_positions(backbone: nn.Module, scored: torch.Tensor) -> Iterator[None]
         handle.remove()
 
 
-def packing_is_cheaper(hidden_size: int, prompt_mask: torch.Tensor, completion_mask: torch.Tensor) -> bool:
+def packing_is_cheaper(
+    hidden_size: int, prompt_mask: torch.Tensor, completion_mask: torch.Tensor, by_blocks: bool = True
+) -> bool:
     """
     Whether packed groups take less work than padded separate sequences.
 
-    In a row, every position is compared with every other, whether the mask hides it or not. In multiplications, with
-    layers of 12 * width² weights, a row of L tokens costs L * (6 * width + L) * 2 * width * layers: packing saves
-    the queries' repetitions and the padding, and loses where many long completions follow a short query.
+    In multiplications, with layers of 12 * width² weights, a token costs 12 * width² in each layer and a pair of
+    tokens that are compared 2 * width. Separate rows of S tokens compare S² / 2 pairs each, or S² where one is padded
+    and the kernels need a mask. Packed rows run each query once, P² / 2 pairs, and T * (P + T) for each candidate.
+    So packing saves the queries' repetitions and the padding, and loses where long completions follow a short query.
+    Candidates without tokens cost nothing either way. A tenth must be saved, since the model's head and the copies of
+    keys are not counted.
 
     Args:
         hidden_size (`int`): the model's width.
         prompt_mask (`torch.Tensor`): `[groups, P]`, as in [`shared_prompt_logps`].
         completion_mask (`torch.Tensor`): `[groups, G, T]`, as in [`shared_prompt_logps`].
+        by_blocks (`bool`): [`attends_by_blocks`]. If not, a mask of the whole square is used in either case, so a row
+            of L tokens costs L² pairs.
     """
-    size = completion_mask.shape[1]
-    alone = prompt_mask.shape[1] + completion_mask.shape[2]
-    packed = int((prompt_mask.sum(1) - 1 + completion_mask.sum((1, 2))).max())
-    return packed * (6 * hidden_size + packed) < size * alone * (6 * hidden_size + alone)
+    runs = completion_mask.any(-1)
+    rows, alone = int(runs.sum()), prompt_mask.shape[1] + completion_mask.shape[2]
+    groups, queries = len(prompt_mask), prompt_mask.sum(1) - 1
+    packed = int((queries + completion_mask.sum((1, 2))).max())
+    if by_blocks:
+        width, length = int(queries.max()), int(completion_mask.sum(2).max())
+        packed_pairs = width**2 / 2 + int(runs.sum(1).max()) * length * (width + length)
+        padded = not prompt_mask.all() or not completion_mask[runs].all()
+        alone_pairs = alone**2 if padded else alone**2 / 2
+    else:
+        packed_pairs, alone_pairs = packed**2, alone**2
+    token = 6 * hidden_size
+    return groups * (packed * token + packed_pairs) < 0.9 * rows * (alone * token + alone_pairs)
+
+
+def decide_on_sharing(model: nn.Module, share_prompts: str | bool) -> bool:
+    """
+    Whether a trainer packs its groups, given its `share_prompts`: `"auto"`, `True` or `False`. Where `"auto"` falls
+    back, the reason is logged once, on the main process.
+
+    Raises:
+        ValueError: if it is `True` and [`supports_shared_prompts`] does not hold.
+    """
+    if not share_prompts:
+        return False
+    exact, reason = supports_shared_prompts(model)
+    if not exact and share_prompts is True:
+        raise ValueError(f"share_prompts=True cannot be exact here: {reason} Leave it out.")
+    if not exact:
+        logger.warning(f"The query runs once per candidate: {reason}")
+    return exact
+
+
+def has_fused_head(causal_lm: PreTrainedModel) -> bool:
+    """Whether TRL's fused head is on the model, so that its forward returns log-probabilities."""
+    return "fused_lm_head" in signature(causal_lm.forward, follow_wrapped=False).parameters
 
 
 def supports_shared_prompts(model: nn.Module) -> tuple[bool, str]:
@@ -234,6 +316,6 @@ def _reason_against(model: nn.Module) -> str | None:
         for adapter in model.peft_config.values():
             if adapter.peft_type != "LORA" or adapter.to_dict().get("alora_invocation_tokens"):
                 return f"the {adapter.peft_type.value} adapter is not known to be exact; plain LoRA is."
-    if "fused_lm_head" not in signature(causal_lm.forward, follow_wrapped=False).parameters:
+    if not has_fused_head(causal_lm):
         return "the model has no fused LM head (add_fused_lm_head; GRPOTrainer adds it since TRL 1.16)."
     return None
