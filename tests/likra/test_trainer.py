@@ -224,6 +224,12 @@ def test_a_finished_run_is_read(make_trainer, monkeypatch):
     assert torch.equal(again.score(*question), first.score(*question))
 
 
+def test_a_finished_run_saves_nowhere_else(make_trainer):
+    make_trainer().train()
+    with pytest.raises(ValueError, match="save_examples names 8, and the (positive|negative) head in output_dir"):
+        make_trainer(save_examples=[8]).train(resume_from_checkpoint=True)
+
+
 def test_another_runs_folder_is_refused(make_trainer):
     make_trainer().train()
     with pytest.raises(ValueError, match="holds the heads of an earlier run. Go on with it"):

@@ -179,9 +179,16 @@ class LikraTrainer:
         folder = Path(self.args.output_dir)
         last = folder / f"{POINT_PREFIX}{self.points[max(self.points)]}"
         self._check_folder(folder, resume_from_checkpoint)
-        for head in self.args.heads:
-            if not (resume_from_checkpoint and (last / head).exists()):
-                self._train_head(head, resume_from_checkpoint)
+        left = [head for head in self.args.heads if not (resume_from_checkpoint and (last / head).exists())]
+        for head in set(self.args.heads) - set(left):
+            for count in self.points.values():
+                if not (folder / f"{POINT_PREFIX}{count}" / head).exists():
+                    raise ValueError(
+                        f"save_examples names {count}, and the {head} head in output_dir {str(folder)!r} was trained to "
+                        "its end without being saved there. Leave it out, or train in another folder."
+                    )
+        for head in left:
+            self._train_head(head, resume_from_checkpoint)
         # what is on disk is what was trained, also where a head was finished before
         self.heads.load_heads(last)
         return self.heads
