@@ -184,8 +184,8 @@ class LikraTrainer:
             for count in self.points.values():
                 if not (folder / f"{POINT_PREFIX}{count}" / head).exists():
                     raise ValueError(
-                        f"save_examples names {count}, and the {head} head in output_dir {str(folder)!r} was trained to "
-                        "its end without being saved there. Leave it out, or train in another folder."
+                        f"save_examples names {count}, and the {head} head in output_dir {str(folder)!r} was trained "
+                        "to its end without being saved there. Leave it out, or train in another folder."
                     )
         for head in left:
             self._train_head(head, resume_from_checkpoint)
