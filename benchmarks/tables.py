@@ -117,9 +117,10 @@ def plot(results: dict, path: Path) -> None:
                     axes.plot(x, list(map(median, steps)), color=color, marker="o", markersize=3, label=name)
                     axes.fill_between(x, list(map(min, steps)), list(map(max, steps)), color=color, alpha=0.2)
             axes.set_title(f"group of {group}, {completion} tokens a completion", fontsize=9)
-            axes.set(ylim=(0, None), xticks=queries)
+            axes.set(xticks=queries)
             axes.grid(alpha=0.3)
-        panels[0].set_ylabel(f"{measure}, seconds")
+        # the panels of a row share their axis, whose end is known when all are drawn
+        panels[0].set(ylabel=f"{measure}, seconds", ylim=(0, None))
     for axes in grid[-1]:
         axes.set_xlabel("tokens of the query")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLORS))

@@ -25,6 +25,7 @@ RUNS = {
 STOPS = (1, 2, 3)
 
 
+@pytest.mark.slow  # over 30 s; tests/distributed runs it all the same
 @pytest.mark.parametrize("world", worlds("gloo", "zero2", "zero3", "fsdp2"))
 def test_resumed_is_uninterrupted(world, saved_model, saved_reward_model, tmp_path):
     skip_without_deepspeed(world)

@@ -61,7 +61,8 @@ def outcome(folder: Path) -> tuple[dict, list[float]]:
     return load_file(last / "model.safetensors"), [entry["loss"] for entry in history]
 
 
-@pytest.mark.parametrize("method", [pytest.param("neat", marks=pytest.mark.slow), "ple"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["neat", "ple"])
 def test_killed_at_random_moments(method, saved_model, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(method, whole, saved_model)
