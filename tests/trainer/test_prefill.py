@@ -6,15 +6,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
-    GemmaConfig,
     GenerationConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
     Qwen3NextConfig,
     T5Config,
     T5ForConditionalGeneration,
@@ -22,33 +15,15 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.helpers import build, dataset
+from tests.trainer import families
+from tests.trainer.families import GROUPED_HEADS
 from trl_negalign.trainer import prefill
 from trl_negalign.trainer.prefill import prefill_once, supports_prefill_once
 
 
-END, PAD = 1, 2
-SIZES = {
-    "vocab_size": 48,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "bos_token_id": 0,
-    "eos_token_id": END,
-    "pad_token_id": PAD,
-}
-GROUPED_HEADS = {"num_key_value_heads": 2}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-FAMILIES = {
-    "llama": (LlamaConfig, GROUPED_HEADS),
-    "qwen2": (Qwen2Config, GROUPED_HEADS),
-    "qwen3": (Qwen3Config, GROUPED_HEADS | {"head_dim": 8}),
-    "mistral": (MistralConfig, GROUPED_HEADS | {"sliding_window": None}),
-    "gemma": (GemmaConfig, GROUPED_HEADS | {"head_dim": 8}),
-    "gpt2": (GPT2Config, NO_DROPOUT),
-    "gpt_neox": (GPTNeoXConfig, {}),
+SIZES = families.SIZES | {"max_position_embeddings": 64}
+END, PAD = SIZES["eos_token_id"], SIZES["pad_token_id"]
+FAMILIES = families.FAMILIES | {
     "gemma2": (Gemma2Config, GROUPED_HEADS | {"head_dim": 8, "sliding_window": 4}),
     "qwen3_next": (
         Qwen3NextConfig,
@@ -67,7 +42,6 @@ FAMILIES = {
         },
     ),
 }
-EXACT = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2", "gpt_neox")
 # distinct prompts' lengths, and which of them stands in each row
 LENGTHS = (9, 1, 4, 6)
 ROWS = (0, 1, 2, 1, 2, 0, 3, 2)
@@ -143,7 +117,7 @@ def assert_left_alone(model, generation_config=None, **inputs):
     assert torch.equal(result, expected)
 
 
-@pytest.mark.parametrize("family", EXACT)
+@pytest.mark.parametrize("family", families.FAMILIES)
 @pytest.mark.parametrize("do_sample", [False, True], ids=["greedy", "sampled"])
 def test_same_tokens(family, do_sample):
     overrides = {} if do_sample else {"do_sample": False, "temperature": None, "top_k": None}

@@ -14,21 +14,17 @@ from torch.nn.attention.flex_attention import flex_attention as plain_flex
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
-    GemmaConfig,
-    GPT2Config,
-    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
     MambaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
     Qwen3NextConfig,
 )
 from transformers.integrations import flex_attention as transformers_flex_attention
 from trl.trainer.utils import add_fused_lm_head
 
+from tests.trainer import families
+from tests.trainer.families import FAMILIES
 from trl_negalign.trainer import shared_prompt
 from trl_negalign.trainer.shared_prompt import (
     pack_shared_prompts,
@@ -38,31 +34,9 @@ from trl_negalign.trainer.shared_prompt import (
 )
 
 
-VOCABULARY = 48
+SIZES = families.SIZES | {"max_position_embeddings": 16}
+VOCABULARY = SIZES["vocab_size"]
 TEMPERATURE = 0.7
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 16,
-    "initializer_range": 0.3,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-}
-GROUPED_HEADS = {"num_key_value_heads": 2}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-FAMILIES = {
-    "llama": (LlamaConfig, GROUPED_HEADS),
-    "qwen2": (Qwen2Config, GROUPED_HEADS),
-    "qwen3": (Qwen3Config, GROUPED_HEADS | {"head_dim": 8}),
-    "mistral": (MistralConfig, GROUPED_HEADS | {"sliding_window": None}),
-    "gemma": (GemmaConfig, GROUPED_HEADS | {"head_dim": 8}),
-    "gpt2": (GPT2Config, NO_DROPOUT),
-    "gpt_neox": (GPTNeoXConfig, {}),
-}
 
 
 def make_model(family, attention="sdpa", **overrides):

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from . import BadRow, UnfitRow, arc, hh, imdb, tldr
+from .loading import READERS, reader_of
 
 
 COUNTS = "counts.json"
-READERS = {".parquet": "parquet", ".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".json.gz": "json"}
 SPLITS = ("train", "validation", "test")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -130,7 +130,7 @@ def _load(place: str, files: dict[str, Path], folder: Path | None, source: Sourc
 
     if files:  # one by one: their columns need not agree
         return {
-            split: load_dataset(_reader(path), data_files=str(path), split="train") for split, path in files.items()
+            split: load_dataset(reader_of(path), data_files=str(path), split="train") for split, path in files.items()
         }
     if folder:
         return load_dataset(str(folder))
@@ -139,14 +139,10 @@ def _load(place: str, files: dict[str, Path], folder: Path | None, source: Sourc
     return load_dataset(place, subset)
 
 
-def _reader(path: Path) -> str | None:
-    return next((reader for ending, reader in READERS.items() if path.name.endswith(ending)), None)
-
-
 def _files(path: Path) -> dict[str, Path]:
     """The file of each split: `path` itself for train, or those whose names it begins."""
     if path.is_file():
-        if not _reader(path):
+        if not reader_of(path):
             raise ValueError(f"{path} is of no known kind. Give a file with an ending out of {', '.join(READERS)}.")
         return {"train": path}
     files = {}

@@ -2,13 +2,10 @@
 
 import random
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from datasets import load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..data.convert import READERS
+from ..data.loading import read_splits
 from .kept import digest
 
 
@@ -78,7 +75,7 @@ def load_queries(
     Raises:
         ValueError: if the dataset, the split or a column is not there, or a row is not as expected.
     """
-    splits = _load(data, config)
+    splits = read_splits(data, "data", config, split_of_file="test")
     split = split or (next(iter(splits)) if len(splits) == 1 else "test")
     if split not in splits:
         raise ValueError(f"split {split!r} is not in {data}. It has {', '.join(splits)}.")
@@ -116,28 +113,6 @@ def load_queries(
             )
     source = {"data": data, "config": config, "split": split, "rows_in_split": len(dataset), "seed": seed}
     return Queries(rows, prompts, references, table, source | {"reference_column": reference_column})
-
-
-def _load(data: str, config: str | None) -> dict:
-    path = Path(data).expanduser()
-    if not path.exists() and data.startswith((".", "/", "~")):
-        raise ValueError(f"data {data!r} does not exist. Make it with `negalign data`, or name another.")
-    try:
-        if path.is_file():
-            reader = next((READERS[ending] for ending in READERS if path.name.endswith(ending)), None)
-            if reader is None:
-                raise ValueError(f"it is of no known kind. Give a folder, or a file out of {', '.join(READERS)}.")
-            return _load_fresh(reader, data_files={"test": str(path)})
-        return _load_fresh(str(path), config) if path.is_dir() else load_dataset(data, config)
-    except Exception as error:
-        # a broken file raises what its reader raises
-        raise ValueError(f"data {data!r} cannot be loaded: {' '.join(str(error).split())}") from error
-
-
-def _load_fresh(*args, **kwargs) -> dict:
-    """A local dataset as it is now: the cache of `datasets` takes folders of one name with the same card for one."""
-    with TemporaryDirectory() as cache:
-        return load_dataset(*args, **kwargs, cache_dir=cache, keep_in_memory=True)
 
 
 def _check(row: int, column: str, value, like) -> None:

@@ -110,7 +110,7 @@ class LikraModel:
         Args:
             state (`str`): `"positive"`, `"negative"` or `"base"`.
             encoded (`Sequence[Encoded]`): of [`encode`].
-            tokens_per_batch (`int`): tokens of a forward. More use a GPU better; a CPU is fastest at some hundreds.
+            tokens_per_batch (`int`): tokens of a forward, at most, unless one query has more.
 
         Yields:
             Indices into `encoded`, and for each `[options]` in nats.

@@ -3,17 +3,15 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import expanduser
-from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
+
+from ..data.loading import read_splits
 
 
 QUERY_COLUMNS = ("question", "context", "ctx")
 OPTION_COLUMNS = ("choices", "endings")
 ANSWER_COLUMNS = ("answer", "label")
-PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected")
-READERS = {".parquet": "parquet", ".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".json.gz": "json"}
 
 
 @dataclass(frozen=True)
@@ -164,34 +162,6 @@ def cut_test(questions: list[Question], share: float, seed: int) -> tuple[list[Q
     return parts
 
 
-def load_splits(name: str, config: str | None = None) -> dict[str, Dataset]:
-    """
-    A dataset's splits.
-
-    Args:
-        name (`str`): a folder, a hub id, or a file (.parquet, .json, .jsonl, .json.gz, .jsonl.gz), whose rows are the
-            split `train`.
-        config (`str`, *optional*): the dataset's configuration; a file has none.
-
-    Raises:
-        ValueError: if it is not there or cannot be read.
-    """
-    path = Path(expanduser(name))
-    # a hub id is `owner/name` or `name`
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(tuple(READERS))
-    if is_path and not path.exists():
-        raise ValueError(f"dataset_name {name!r} does not exist. Make it with `negalign data`, or name another.")
-    try:
-        if path.is_file():
-            reader = next((READERS[ending] for ending in READERS if path.name.endswith(ending)), None)
-            if reader is None:
-                raise ValueError(f"it is of no known kind ({', '.join(READERS)}).")
-            return dict(load_dataset(reader, data_files={"train": str(path)}))
-        return dict(load_dataset(str(path) if path.is_dir() else name, config))
-    except Exception as error:  # a broken file raises what its reader raises
-        raise ValueError(f"dataset_name {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
-
-
 def load_questions(
     names: list[str],
     config: str | None = None,
@@ -206,7 +176,8 @@ def load_questions(
     of a test question are left out.
 
     Args:
-        names (`list[str]`): see [`load_splits`]. Their train splits are joined; the first one is tested on.
+        names (`list[str]`): see [`~trl_negalign.data.loading.read_splits`]. Their train splits are joined; the first
+            one is tested on.
         config (`str`, *optional*): their configuration.
         train_split, test_split (`str`): the splits.
         test_share (`float`, *optional*): share of the first train split that is cut off to test, instead of a split.
@@ -227,7 +198,7 @@ def load_questions(
             raise ValueError(f"{field} {split!r} is not in {name}. It has {', '.join(splits)}.{hint}")
         return read_questions(splits[split], f"{name}, {split}")
 
-    loaded = {name: load_splits(name, config) for name in names}
+    loaded = {name: read_splits(name, "dataset_name", config) for name in names}
     train = [read(name, splits, "dataset_train_split", train_split) for name, splits in loaded.items()]
     if test_share is None:
         test = read(names[0], loaded[names[0]], "dataset_test_split", test_split)

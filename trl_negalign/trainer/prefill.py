@@ -16,10 +16,9 @@ from copy import deepcopy
 from functools import wraps
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     DynamicCache,
     DynamicLayer,
     GenerationConfig,
@@ -28,7 +27,7 @@ from transformers import (
 )
 from transformers.generation import GenerationMode
 
-from .shared_prompt import EXACT_MODEL_TYPES, LENGTH_DEPENDENT_ROPE
+from .exactness import causal_lm_of, reason_against_sharing
 
 
 # what TRL hands to `generate`; anything else may depend on the prompt being run there
@@ -63,7 +62,7 @@ def prefill_once(model: nn.Module) -> Iterator[None]:
     if not supports_prefill_once(model)[0]:
         yield
         return
-    causal_lm = _causal_lm(model)
+    causal_lm = causal_lm_of(model)
     plain_generate = causal_lm.generate
 
     @wraps(plain_generate)
@@ -94,35 +93,17 @@ def supports_prefill_once(model: nn.Module) -> tuple[bool, str]:
     return reason is None, reason or ""
 
 
-def _causal_lm(model: nn.Module) -> PreTrainedModel:
-    return model.get_base_model() if is_peft_model(model) else model
-
-
 def _reason_against(model: nn.Module) -> str | None:
-    causal_lm = _causal_lm(model)
-    config = causal_lm.config
-    options = config.to_dict()
-    if config.model_type not in EXACT_MODEL_TYPES:
-        return (
-            f"{config.model_type!r} is not among the architectures that are known to be exact "
-            f"({', '.join(EXACT_MODEL_TYPES)})."
-        )
-    if not isinstance(causal_lm, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), ())):
-        return f"{type(causal_lm).__name__} is not transformers' own causal language model."
+    causal_lm = causal_lm_of(model)
+    if reason := reason_against_sharing(model):
+        return reason
     if type(causal_lm).generate is not GenerationMixin.generate or "generate" in vars(causal_lm):
         return f"{type(causal_lm).__name__} has a `generate` of its own."
-    layers = {type(layer) for layer in DynamicCache(config=config).layers}
+    layers = {type(layer) for layer in DynamicCache(config=causal_lm.config).layers}
     if layers != {DynamicLayer}:
         return f"the cache has layers other than full attention ({', '.join(sorted(t.__name__ for t in layers))})."
-    rope = (options.get("rope_parameters") or {}).get("rope_type")
-    if rope in LENGTH_DEPENDENT_ROPE:
-        return f"rope_type is {rope!r}, whose frequencies depend on the length of the batch."
-    if options.get("quantization_config") is not None:
+    if causal_lm.config.to_dict().get("quantization_config") is not None:
         return "the weights are quantized, and some kernels round by what else is in the batch."
-    if is_peft_model(model):
-        for adapter in model.peft_config.values():
-            if adapter.peft_type != "LORA" or adapter.to_dict().get("alora_invocation_tokens"):
-                return f"the {adapter.peft_type.value} adapter is not known to be exact; plain LoRA is."
     return None
 
 

@@ -18,22 +18,19 @@ from inspect import signature
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_compiled_module, is_peft_model
+from accelerate.utils import is_compiled_module
 from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers import PreTrainedModel
 
+from .exactness import causal_lm_of, reason_against_sharing
 from .shared_attention import PackedGroups, locate, register_packed_attention
 
 
 logger = get_logger(__name__)
 
-# Every layer attends to all earlier tokens, positions enter by `position_ids` alone, and a mask that is handed in is
-# used as it is. Each of these is compared with separate sequences in the tests.
-EXACT_MODEL_TYPES = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+# these take a mask that is handed in as it is
 EXACT_ATTENTION = ("sdpa", "eager")
-# these rotary frequencies depend on the longest sequence of the batch
-LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 PADDING, QUERY = -1, 0
 NO_LABEL = -100
@@ -285,7 +282,7 @@ def supports_shared_prompts(model: nn.Module) -> tuple[bool, str]:
 
 
 def _reason_against(model: nn.Module) -> str | None:
-    causal_lm = model.get_base_model() if is_peft_model(model) else model
+    causal_lm = causal_lm_of(model)
     config = causal_lm.config
     options = config.to_dict()
     if config.get_text_config() is not config:
@@ -297,25 +294,13 @@ def _reason_against(model: nn.Module) -> str | None:
         )
     if options.get("sliding_window") is not None and options.get("use_sliding_window", True):
         return f"the model attends within a sliding window (sliding_window={options['sliding_window']})."
-    if config.model_type not in EXACT_MODEL_TYPES:
-        return (
-            f"{config.model_type!r} is not among the architectures that are known to be exact "
-            f"({', '.join(EXACT_MODEL_TYPES)})."
-        )
-    if not isinstance(causal_lm, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]):
-        return f"{type(causal_lm).__name__} is not transformers' own causal language model."
     if config._attn_implementation not in EXACT_ATTENTION:
         return (
             f"attn_implementation is {config._attn_implementation!r}, which is not known to take the mask of a group "
             f"({' and '.join(EXACT_ATTENTION)} are)."
         )
-    rope = (options.get("rope_parameters") or {}).get("rope_type")
-    if rope in LENGTH_DEPENDENT_ROPE:
-        return f"rope_type is {rope!r}, whose frequencies depend on the length of the batch."
-    if is_peft_model(model):
-        for adapter in model.peft_config.values():
-            if adapter.peft_type != "LORA" or adapter.to_dict().get("alora_invocation_tokens"):
-                return f"the {adapter.peft_type.value} adapter is not known to be exact; plain LoRA is."
+    if reason := reason_against_sharing(model):
+        return reason
     if not has_fused_head(causal_lm):
         return "the model has no fused LM head (add_fused_lm_head; GRPOTrainer adds it since TRL 1.16)."
     return None
