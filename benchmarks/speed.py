@@ -16,10 +16,8 @@ import json
 import os
 import platform
 import tempfile
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from unittest.mock import patch
 
 from trainers import METHODS, build_trainers
 
@@ -131,14 +129,12 @@ def main(options: list[str] | None = None) -> None:
     results = take_up(args.out, empty)
     done = [(cell["query"], cell["completion"], cell["group"]) for cell in results["cells"]]
     cells = [cell for cell in itertools.product(args.query, args.completion, args.group) if cell not in done]
-    # TRL's head leaves positions without a label out where it has a GPU kernel, and computes them for nothing on CPUs
-    with patch("trl.trainer.utils._use_triton", return_value=True) if args.compact_head else nullcontext():
-        for cell in tqdm(cells, desc="cells"):
-            results["cells"].append(time_cell(args, *cell))
-            written = args.out.with_suffix(".partial")
-            written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            written.replace(args.out)
-            gc.collect()
+    for cell in tqdm(cells, desc="cells"):
+        results["cells"].append(time_cell(args, *cell))
+        written = args.out.with_suffix(".partial")
+        written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        written.replace(args.out)
+        gc.collect()
 
 
 if __name__ == "__main__":

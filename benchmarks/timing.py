@@ -3,13 +3,14 @@
 import threading
 import time
 from functools import wraps
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import TrainerCallback
+from transformers import GenerationMixin, TrainerCallback
 
 
-# `passes` are log-probabilities without gradients: an old policy's, a reference model's
+# `passes` are forward passes without gradients that sample nothing: an old policy's, a reference model's
 PARTS = ("generate", "score", "passes", "update")
 
 
@@ -17,9 +18,10 @@ class Stopwatch(TrainerCallback):
     """
     Runs a trainer in a thread of its own, a step for each call of [`step`], and times the parts of every step.
 
-    The trainer trains as it always does: the clock hangs on its callbacks and on the bound methods that generate and
-    score. A part's time is without that of the parts inside it; whatever is no other part, from the step's beginning
-    to its end, is `update`: forward, backward, clipping and the optimizer.
+    The trainer trains as it always does: the clock hangs on its callbacks, on transformers' `generate`, on its reward
+    functions and on its models' forward hooks. `generate` lasts from the step's beginning to the end of that function,
+    `score` from there to the rewards, `update` from there to the step's end: loss, forward, backward, clipping and the
+    optimizer. A forward pass with gradients begins `update` too, where it comes before the rewards.
 
     Memory is the most that a step held at once after its completions were there, above what it held then. GPUs say so
     themselves, in every step; on CPUs every allocation of a tensor is added up by torch's profiler, in the steps that
@@ -37,18 +39,14 @@ class Stopwatch(TrainerCallback):
     def __init__(self, trainer):
         self.times, self.memory, self.table = [], [], ""
         self._trainer, self._part, self._profiler = trainer, None, None
-        self._profile_next, self._error = False, None
+        self._profile_next, self._error, self._around_pass = False, None, None
         self._on_device = trainer.accelerator.device.type != "cpu"
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._wrap("_generate", "generate", after=self._watch_memory)
-        for name, part in {
-            "_generate_and_score_completions": "score",
-            "_calculate_rewards_from_functions": "score",
-            "_get_per_token_logps_and_entropies": "passes",
-            "_forward": "passes",
-        }.items():
-            if hasattr(trainer, name):
-                self._wrap(name, part)
+        trainer.reward_funcs[:] = [self._timed_reward(reward) for reward in trainer.reward_funcs]
+        for model in (trainer.model, trainer.ref_model):
+            if model is not None:
+                model.register_forward_pre_hook(self._before_forward)
+                model.register_forward_hook(self._after_forward)
         trainer.add_callback(self)
         self._thread = threading.Thread(target=self._train, daemon=True)
 
@@ -58,8 +56,9 @@ class Stopwatch(TrainerCallback):
         if self._thread.ident is None:
             self._thread.start()
             self._wait()  # now it stands before its first step
-        self._go.release()
-        self._wait()
+        with patch.object(GenerationMixin, "generate", self._timed_generate(GenerationMixin.generate)):
+            self._go.release()
+            self._wait()
 
     def _wait(self):
         self._stopped.acquire()
@@ -77,7 +76,7 @@ class Stopwatch(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         self._stopped.release()
         self._go.acquire()
-        self._seconds, self._part = dict.fromkeys(PARTS, 0.0), "update"
+        self._seconds, self._part = dict.fromkeys(PARTS, 0.0), "generate"
         self._mark = self._now()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -93,20 +92,35 @@ class Stopwatch(TrainerCallback):
             self._profiler = None
         self.memory.append(peak)
 
-    def _wrap(self, name, part, after=lambda: None):
-        method = getattr(self._trainer, name)
-
-        @wraps(method)
+    def _timed_generate(self, generate):
+        @wraps(generate)
         def timed(*args, **kwargs):
-            # the pass that is trained is called like those that are not
-            before = self._enter("update" if part == "passes" and torch.is_grad_enabled() else part)
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self._enter(before)
-                after()
+            completions = generate(*args, **kwargs)
+            self._enter("score")
+            self._watch_memory()
+            return completions
 
-        setattr(self._trainer, name, timed)
+        return timed
+
+    def _timed_reward(self, reward):
+        @wraps(reward)
+        def timed(*args, **kwargs):
+            self._enter("score")
+            rewards = reward(*args, **kwargs)
+            self._enter("update")
+            return rewards
+
+        return timed
+
+    def _before_forward(self, model, args):
+        if torch.is_grad_enabled():
+            self._enter("update")
+        elif self._part != "generate":
+            self._around_pass = self._enter("passes")
+
+    def _after_forward(self, model, args, output):
+        if self._part == "passes":
+            self._enter(self._around_pass)
 
     def _enter(self, part):
         """Add the time since the last call to the part that ends, and return that part."""

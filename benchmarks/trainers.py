@@ -23,6 +23,7 @@ def build_trainers(args: argparse.Namespace, query: int, completion: int, group:
         folder (`str`): where trainers may write.
     """
     import torch
+    from compact_head import CompactHead
     from datasets import concatenate_datasets
     from shapes import byte_tokenizer, model_config, queries
     from transformers import AutoModelForCausalLM, PrinterCallback
@@ -65,6 +66,8 @@ def build_trainers(args: argparse.Namespace, query: int, completion: int, group:
             processing_class=tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
+        if args.compact_head and trainer.accelerator.device.type == "cpu":
+            CompactHead(trainer.model)
         return trainer
 
     rows = args.queries * group

@@ -30,12 +30,38 @@ class Clock:
         return self.now
 
 
-class FakeTrainer:
-    """Generates for 3 s, scores for 1 s, has a pass of 2 s without gradients and trains for 5 s, two steps long."""
+class Passing(torch.nn.Module):
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
 
-    def __init__(self, clock, fails_at=None):
+    def forward(self):
+        self.clock.now += self.seconds
+
+
+class Generating:
+    """In the place of transformers' `GenerationMixin`."""
+
+    def generate(self, model):
+        model()
+        model.clock.now += 2
+
+
+class FakeTrainer:
+    """
+    Tokenizes for 1 s, generates for 3 s, decodes for 1 s, has a reference pass of 2 s, a reward that takes 0.5 s and
+    trains for 5 s, two steps long. With `early`, its own pass comes before the rewards.
+    """
+
+    def __init__(self, clock, fails_at=None, early=False):
         self.accelerator = types.SimpleNamespace(device=torch.device("cpu"))
-        self.clock, self.fails_at, self.steps = clock, fails_at, 0
+        self.model, self.ref_model = Passing(clock, 1), Passing(clock, 2)
+        self.reward_funcs = [self.reward]
+        self.clock, self.fails_at, self.early, self.steps = clock, fails_at, early, 0
+
+    def reward(self, completions):
+        self.clock.now += 0.5
+        return completions
 
     def add_callback(self, callback):
         self.callback = callback
@@ -45,41 +71,40 @@ class FakeTrainer:
             raise RuntimeError("before the first step")
         for step in (1, 2):
             self.callback.on_step_begin(None, None, None)
-            self._generate_and_score_completions([])
+            self.clock.now += 1  # tokenizing
+            with torch.no_grad():
+                Generating().generate(self.model)
+                self.clock.now += 1  # decoding
             if self.fails_at == step:
                 raise RuntimeError(f"step {step}")
-            self._get_per_token_logps_and_entropies()
-            self.clock.now += 3  # backward and optimizer
+            if self.early:
+                self.model()
+            with torch.no_grad():
+                self.ref_model()
+            assert self.reward_funcs[0]([1]) == [1]
+            if not self.early:
+                self.model()
+            self.clock.now += 4  # backward and optimizer
             self.steps += 1
             self.callback.on_step_end(None, None, None)
             self.clock.now += 100  # logging is no part of a step
-
-    def _generate(self, prompts):
-        self.clock.now += 3
-        return "completions"
-
-    def _generate_and_score_completions(self, inputs):
-        assert self._generate(inputs) == "completions"
-        with torch.no_grad():
-            self._get_per_token_logps_and_entropies()
-        self.clock.now += 1
-
-    def _get_per_token_logps_and_entropies(self):
-        self.clock.now += 2
 
 
 @pytest.fixture
 def timing(module, monkeypatch):
     timing = module("timing")
     monkeypatch.setattr(timing, "time", Clock())
+    monkeypatch.setattr(timing, "GenerationMixin", Generating)
     return timing
 
 
-def test_a_part_is_timed_without_the_parts_inside_it(timing):
-    watch = timing.Stopwatch(FakeTrainer(timing.time))
+@pytest.mark.parametrize("early", [False, True])
+def test_each_part_of_a_step_is_timed(timing, early):
+    watch = timing.Stopwatch(FakeTrainer(timing.time, early=early))
     watch.step()
     watch.step()
-    assert watch.times == [{"generate": 3.0, "score": 1.0, "passes": 2.0, "update": 5.0}] * 2
+    # decoding comes before the rewards; what follows a pass that is trained belongs to the update
+    assert watch.times == [{"generate": 4.0, "score": 1.5, "passes": 2.0, "update": 5.0}] * 2
 
 
 def test_a_trainer_takes_one_step_at_a_time(timing):
@@ -114,6 +139,27 @@ def test_memory_on_a_cpu_is_the_most_that_was_held_at_once(module):
 
 
 # The work
+
+
+def test_the_compact_head_scores_as_trls_own(module, make_model):
+    from trl.trainer.utils import add_fused_lm_head
+
+    def scored(compact):
+        model = make_model().train()
+        add_fused_lm_head(model, temperature=0.7, outputs=("log_probs", "entropy"))
+        if compact:
+            module("compact_head").CompactHead(model)
+        ids = torch.arange(12).view(2, 6)
+        labels = ids.masked_fill(torch.arange(6) < 3, -100)
+        output = model(input_ids=ids, labels=labels, fused_lm_head=True)
+        (output.log_probs.sum() + output.entropy.sum()).backward()
+        return output, [parameter.grad for parameter in model.parameters()]
+
+    (plain, plain_gradients), (compact, gradients) = scored(False), scored(True)
+    torch.testing.assert_close(compact.log_probs, plain.log_probs)
+    torch.testing.assert_close(compact.entropy, plain.entropy)
+    torch.testing.assert_close(gradients, plain_gradients)
+    assert plain.label_mask.numel() == 10 and compact.label_mask.numel() == 6  # three predicted tokens a row
 
 
 def test_a_guide_has_the_tokens_it_is_said_to_have(module):

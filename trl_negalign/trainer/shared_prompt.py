@@ -157,7 +157,7 @@ def shared_prompt_logps(
     inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids} | _attention_inputs(causal_lm, batch)
     # TRL's head leaves positions without a label out on GPUs, and on CPUs runs them all
     if scored.device.type == "cpu" and not any(is_compiled_module(module) for module in model.modules()):
-        with _only_positions(causal_lm.base_model, scored):
+        with only_positions(causal_lm.base_model, scored):
             output = model(**inputs, shift_labels=batch.labels[scored][None], fused_lm_head=True)
         scored = scored[scored][None]
     else:
@@ -195,7 +195,7 @@ def _attention_inputs(causal_lm: PreTrainedModel, batch: SharedPromptBatch) -> d
 
 
 @contextmanager
-def _only_positions(backbone: nn.Module, scored: torch.Tensor) -> Iterator[None]:
+def only_positions(backbone: nn.Module, scored: torch.Tensor) -> Iterator[None]:
     """Let the backbone return the hidden states of the scored positions alone, `[1, scored tokens, width]`."""
 
     def keep(module, args, output):
