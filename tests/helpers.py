@@ -1,5 +1,7 @@
 """Datasets, rewards and trainers that many tests share."""
 
+from copy import deepcopy
+
 from datasets import Dataset
 
 from trl_negalign import NEATConfig, NEATTrainer, PLEConfig, PLETrainer
@@ -11,6 +13,29 @@ GUIDES = {
     PLEConfig: {"principle_prompt": "Follow the principle."},
 }
 METHODS = {"neat": (NEATTrainer, NEATConfig), "ple": (PLETrainer, PLEConfig)}
+
+# Qwen3's family: the generation prompt opens reasoning unless it is turned off, and the template closes it
+CLOSING = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{% set parts = m['content'].split('</think>') %}"
+    "{{ '[assistant]\n<think>\n' + (parts[0].split('<think>')[-1].strip() if parts | length > 1 else '')"
+    " + '\n</think>\n\n' + parts[-1].strip() + eos_token + '\n' }}"
+    "{% else %}{{ '[' + m['role'] + ']\n' + m['content'] + '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]\n<think>\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+# DeepSeek-R1's family: the generation prompt opens reasoning, and a message is rendered without any
+DROPPING = (
+    "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'].split('</think>')[-1] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]<think>\n' }}{% endif %}"
+)
+
+
+def with_template(tokenizer, template):
+    """The tokenizer with another chat template."""
+    changed = deepcopy(tokenizer)
+    changed.chat_template = template
+    return changed
 
 
 def dataset(style: str = "string", responses: bool = False, rows: int = 16) -> Dataset:

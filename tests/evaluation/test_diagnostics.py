@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from tests.helpers import build, dataset
+from tests.helpers import DROPPING, build, dataset, with_template
 from trl_negalign.evaluation.diagnostics import (
     DiagnosticsCallback,
     ches_score,
@@ -123,3 +123,8 @@ def test_the_callback_logs_them_when_the_trainer_evaluates(make_model, tokenizer
 def test_bad_preferences(rows, message, tokenizer):
     with pytest.raises(ValueError, match=message):
         DiagnosticsCallback(Dataset.from_dict(rows), tokenizer)
+
+
+def test_a_response_in_open_reasoning_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="row 0: chosen has no </think>"):
+        DiagnosticsCallback(dataset("conversation", responses=True), with_template(tokenizer, DROPPING))

@@ -11,12 +11,13 @@ import trl_negalign.evaluation.generation as generation
 from tests.conftest import save, tiny_model
 from tests.evaluation.judge_server import JudgeServer, fail, shorter
 from tests.helpers import dataset, letter_reward
+from trl_negalign.borders import query_ids, response_ids
 from trl_negalign.evaluation.evaluate import evaluate
 from trl_negalign.evaluation.generation import Sampling, generate_batch
 from trl_negalign.evaluation.judges import ChatJudge
 from trl_negalign.evaluation.perplexity import response_nlls
 from trl_negalign.evaluation.policies import Policy
-from trl_negalign.evaluation.queries import load_queries, split_ids
+from trl_negalign.evaluation.queries import load_queries
 
 
 SAMPLING = Sampling(max_new_tokens=8, seed=1)
@@ -117,7 +118,8 @@ def test_perplexity_alone_generates_nothing(saved_model, model, tokenizer, make_
     monkeypatch.setattr(generation, "generate_batch", None)
     queries = make_queries()
     found = evaluate([saved_model], queries, tmp_path / "out", metrics=("ppl",))["results"]["tiny-model"]
-    pairs = [split_ids(tokenizer, *row) for row in zip(queries.prompts, queries.references, strict=True)]
+    rows = zip(queries.prompts, queries.references, strict=True)
+    pairs = [(query_ids(tokenizer, x), response_ids(tokenizer, x, y)) for x, y in rows]
     nlls = [response_nlls(model.eval(), [pair])[0] for pair in pairs]
     assert found["ppl"]["tokens"] == sum(len(response) for _, response in pairs)
     assert found["ppl"]["perplexity"] == pytest.approx(math.exp(sum(nlls) / found["ppl"]["tokens"]), rel=1e-5)

@@ -7,8 +7,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import trl_negalign.evaluation.generation as generation
 from tests.helpers import QUESTIONS, dataset
+from trl_negalign.borders import query_ids
 from trl_negalign.evaluation.generation import SampleByQuery, Sampling, generate_batch, generate_kept, query_draws
-from trl_negalign.evaluation.queries import Queries, query_ids
+from trl_negalign.evaluation.queries import Queries
 
 
 TEXTS = ["We went", "How do I boil an egg? Put it", "A", "nobody said a word about it, and the film was long", "loud"]

@@ -3,10 +3,9 @@ from copy import deepcopy
 
 import pytest
 from datasets import Dataset, DatasetDict
-from tokenizers.processors import TemplateProcessing
 
-from tests.helpers import dataset
-from trl_negalign.evaluation.queries import Queries, drop_long, load_queries, query_ids, render, split_ids
+from tests.helpers import CLOSING, DROPPING, dataset, with_template
+from trl_negalign.evaluation.queries import Queries, drop_long, load_queries
 
 
 @pytest.fixture(autouse=True)
@@ -103,37 +102,6 @@ def test_two_splits_and_no_test(tmp_path):
     assert load_queries(str(tmp_path), split="validation").prompts
 
 
-def test_a_conversation_is_read_as_generation_reads_it(tokenizer):
-    prompt = [{"role": "user", "content": "We went home"}]
-    assert render(tokenizer, prompt) == "<|start|>user\nWe went home<|end|>\n<|start|>assistant\n"
-    expected = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert query_ids(tokenizer, prompt) == expected
-
-
-def test_special_tokens_come_once(tokenizer):
-    """A tokenizer that begins every text with a token: kept before texts, not doubled where a template writes it."""
-    starting = deepcopy(tokenizer)
-    begin = starting.bos_token_id
-    start = TemplateProcessing(single="<|start|> $A", special_tokens=[("<|start|>", begin)])
-    starting.backend_tokenizer.post_processor = start
-    assert query_ids(starting, "We went") == [begin, *tokenizer("We went")["input_ids"]]
-    conversation = [{"role": "user", "content": "We went"}]
-    assert query_ids(starting, conversation) == query_ids(tokenizer, conversation)
-    for border in ("The music", "The mus"):
-        query, response = split_ids(starting, border, "ic was loud")
-        assert query[0] == begin and begin not in query[1:] + response
-
-
-def test_a_token_over_the_border_belongs_to_no_one(tokenizer):
-    whole = tokenizer("The music was loud")["input_ids"]
-    query, response = split_ids(tokenizer, "The mus", "ic was loud")
-    # the word is one token, and the query alone has others
-    assert query + response != whole
-    assert query == tokenizer("The mus")["input_ids"]
-    assert tokenizer.decode(response) == "ic was loud"
-    assert sum(split_ids(tokenizer, "The music", " was loud"), []) == whole
-
-
 def test_long_queries_are_left_out_for_all_models(tokenizer):
     prompts = ["a", "a b c d e f g h", "a b c"]
     queries = Queries([5, 6, 7], prompts, [" x"] * 3, {"n": [1, 2, 3]}, {})
@@ -179,3 +147,14 @@ def test_folders_of_one_name_and_card_are_told_apart(tmp_path):
         prompts = [name] if not (folder / "pairs" / "test.parquet").exists() else [name, "more"]
         Dataset.from_dict({"prompt": prompts}).to_parquet(folder / "pairs" / "test.parquet")
         assert load_queries(str(folder), "pairs").prompts == prompts
+
+
+def test_a_reference_in_open_reasoning_is_refused(tokenizer):
+    prompt = [{"role": "user", "content": "a"}]
+    queries = Queries([3, 7], [prompt] * 2, ["b</think>c", "c"], {}, {})
+    readers = {"model": (with_template(tokenizer, DROPPING), None)}
+    with pytest.raises(ValueError, match="row 7: the reference has no </think>"):
+        drop_long(queries, readers, max_new_tokens=0, with_references=True)
+    assert drop_long(queries, readers, max_new_tokens=4, with_references=False).rows == [3, 7]
+    readers = {"model": (with_template(tokenizer, CLOSING), None)}
+    assert drop_long(queries, readers, max_new_tokens=0, with_references=True).rows == [3, 7]

@@ -1,25 +1,10 @@
-"""Tokenizers of two families, small questions, and heads trained on them."""
+"""Small questions, and heads trained on them."""
 
 import pytest
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import CORPUS
 from trl_negalign.likra.config import LikraConfig
 from trl_negalign.likra.trainer import LikraTrainer
-
-
-@pytest.fixture(scope="session")
-def unigram_tokenizer() -> PreTrainedTokenizerFast:
-    """SentencePiece's manner: a unigram model, ▁ for spaces, one put before the text, and a token at its beginning."""
-    backend = Tokenizer(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    backend.decoder = decoders.Metaspace(prepend_scheme="first")
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>")
-    backend.train_from_iterator(CORPUS, trainer)
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(params=["byte-level", "unigram"])

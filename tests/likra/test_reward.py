@@ -5,7 +5,7 @@ import logging
 import pytest
 from datasets import Dataset
 
-from tests.helpers import build, dataset
+from tests.helpers import CLOSING, DROPPING, build, dataset, with_template
 from tests.likra.slow import head_logp, text_logp
 from trl_negalign.likra.model import LikraModel
 from trl_negalign.likra.reward import LikraReward
@@ -57,6 +57,18 @@ def test_conversations_go_through_the_chat_template(heads):
     option_ids = heads.tokenizer("a kind word")["input_ids"]
     expected = head_logp(heads, "positive", query_ids, option_ids) / len(option_ids)
     assert reward == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_empty_completion_has_no_reward_whatever_the_template_writes(heads):
+    heads.tokenizer = with_template(heads.tokenizer, CLOSING)
+    prompt, empty = [{"role": "user", "content": "How?"}], [{"role": "assistant", "content": ""}]
+    assert LikraReward(heads)(prompts=[prompt], completions=[empty]) == [0.0]
+
+
+def test_a_completion_that_was_cut_in_its_reasoning_is_scored(heads):
+    heads.tokenizer = with_template(heads.tokenizer, DROPPING)
+    prompt, cut = [{"role": "user", "content": "How?"}], [{"role": "assistant", "content": "a kind word"}]
+    assert LikraReward(heads)(prompts=[prompt], completions=[cut])[0] not in (None, 0.0)
 
 
 def test_a_question_is_read_as_the_heads_were_trained(make_trainer):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from tests.conftest import tiny_model
+from tests.helpers import CLOSING, DROPPING, dataset, with_template
 from tests.likra.slow import option_logp, text_logp
 from trl_negalign.likra.config import LikraConfig
 from trl_negalign.likra.model import LikraModel
@@ -409,3 +410,10 @@ def test_a_checkpoint_cut_off_is_passed_over(make_trainer, tmp_path):
     (tmp_path / "heads" / "training" / "positive" / "checkpoint-2" / "trainer_state.json").unlink()
     make_trainer(save_examples=[8, 16], save_total_limit=2).train(resume_from_checkpoint=True)
     assert list(saved_points(tmp_path / "heads", HEADS)) == [8, 16, 40]
+
+
+def test_an_answer_in_open_reasoning_is_refused(make_trainer, tokenizer):
+    conversations = dataset("conversation", responses=True)
+    with pytest.raises(ValueError, match=r"train_dataset\[0\]: 'a kind word 0' has no </think>"):
+        make_trainer(train_dataset=conversations, processing_class=with_template(tokenizer, DROPPING))
+    make_trainer(train_dataset=conversations, processing_class=with_template(tokenizer, CLOSING))

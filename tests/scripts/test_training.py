@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers import dataset
+from tests.helpers import DROPPING, dataset, with_template
 from trl_negalign.cli import main
 from trl_negalign.scripts.launching import launch_files
 
@@ -180,6 +180,14 @@ def test_conversations_need_a_chat_template(config, tokenizer, tmp_path, capsys)
     dataset("conversation").to_parquet("data/train.parquet")
     assert main(["neat", "--config", file]) == 2  # there is no model in that folder, so none was loaded
     assert "train_dataset has conversations, and the tokenizer 'plain' has no chat template" in capsys.readouterr().err
+
+
+def test_an_answer_in_open_reasoning_is_refused(config, tokenizer, tmp_path, capsys):
+    file = config(model_name_or_path="thinking")
+    with_template(tokenizer, DROPPING).save_pretrained(tmp_path / "thinking")
+    dataset("conversation", responses=True).to_parquet("data/train.parquet")
+    assert main(["neat", "--config", file]) == 2  # there is no model in that folder, so none was loaded
+    assert "train_dataset[0]['chosen'] has no </think>" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("command", "kinds"), [("raft", {"plain"}), ("rrhf", {"plain", "chosen", "rejected"})])

@@ -1,60 +1,50 @@
-"""Tokens of the dataset's responses: what the policy would have had to sample."""
+"""What a training set is checked for before a model is loaded: answers under templates that open reasoning."""
 
 import pytest
+from datasets import Dataset
 
-from trl_negalign.trainer.data import response_ids
-
-
-CHAT = [{"role": "user", "content": "How do I boil an egg?"}]
+from tests.helpers import CLOSING, DROPPING, build, dataset, with_template
 
 
-def ids_of(tokenizer, prompt, response, max_length=None, eos=None):
-    if isinstance(prompt, str):
-        prompt_ids = tokenizer(prompt)["input_ids"]
-    else:
-        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-    eos = eos or [tokenizer.eos_token_id]
-    return response_ids(tokenizer, prompt, prompt_ids, response, eos, max_length, {})
+def rows(*answers: str) -> Dataset:
+    prompt = [{"role": "user", "content": "How do I boil an egg?"}]
+    chosen = [[{"role": "assistant", "content": answer}] for answer in answers]
+    return Dataset.from_dict({"prompt": [prompt] * len(answers), "chosen": chosen})
 
 
-def test_text_ends_with_its_end_of_sequence(tokenizer):
-    ids = ids_of(tokenizer, "We went", " home early.")
-    assert tokenizer.decode(ids) == " home early.<|end|>"
+def build_neat(tokenizer, tmp_path, train_dataset, model="no/such-model", **options):
+    options = {"dataset_responses": ["chosen"], "num_generations": 4} | options
+    return build("neat", model, tokenizer, tmp_path, train_dataset, **options)
 
 
-def test_a_message_ends_where_its_turn_ends(tokenizer):
-    ids = ids_of(tokenizer, CHAT, [{"role": "assistant", "content": "Seven minutes."}])
-    assert tokenizer.decode(ids) == "Seven minutes.<|end|>"  # without the template's newline after it
+@pytest.mark.parametrize("place", [0, 5])
+def test_an_answer_in_open_reasoning_is_refused_by_row(tokenizer, tmp_path, place):
+    """Before the model is loaded, whose name is wrong here."""
+    answers = ["It boils.\n</think>\n\nSeven minutes."] * 8
+    answers[place] = "Seven minutes."
+    message = rf"train_dataset\[{place}\]\['chosen'\] has no </think>, and the query"
+    with pytest.raises(ValueError, match=message):
+        build_neat(with_template(tokenizer, DROPPING), tmp_path, rows(*answers))
 
 
-def test_text_as_the_response_to_a_conversation(tokenizer):
-    assert ids_of(tokenizer, CHAT, "Hot.") == ids_of(tokenizer, CHAT, [{"role": "assistant", "content": "Hot."}])
+def test_a_template_that_closes_reasoning_is_trained(tokenizer, model, tmp_path):
+    """By itself where the answers have none; the reasoning that they have stays in."""
+    answers = ["It boils.\n</think>\n\nSeven minutes.", "Seven minutes."] * 4
+    trainer = build_neat(with_template(tokenizer, CLOSING), tmp_path, rows(*answers), model, max_completion_length=60)
+    trainer._round_inputs = [{"chosen": trainer.train_dataset[i // 4]["chosen"]} for i in range(8)]
+    _, _, responses = trainer._prepare_group([trainer.train_dataset[0]["prompt"]] * 8)
+    texts = [tokenizer.decode(ids) for ids in responses.values()]
+    assert texts == ["It boils.\n</think>\n\nSeven minutes.<|end|>", "\n</think>\n\nSeven minutes.<|end|>"]
 
 
-def test_tokens_at_the_border_come_out_as_in_generation(tokenizer):
-    """Where the response begins inside a token of the whole text, it is tokenised by itself."""
-    text = "a glowing review"
-    cut = next(
-        i
-        for i in range(1, len(text))
-        if tokenizer(text)["input_ids"][: len(tokenizer(text[:i])["input_ids"])] != tokenizer(text[:i])["input_ids"]
-    )
-    assert tokenizer.decode(ids_of(tokenizer, text[:cut], text[cut:])) == text[cut:] + "<|end|>"
+def test_reasoning_that_is_turned_off_takes_answers(tokenizer, model, tmp_path):
+    template = DROPPING.replace("add_generation_prompt", "enable_thinking | default(true)")
+    open_unless_off = with_template(tokenizer, template)
+    answers = rows(*["Seven minutes."] * 8)
+    with pytest.raises(ValueError, match="chat_template_kwargs=.*enable_thinking"):
+        build_neat(open_unless_off, tmp_path, answers)
+    build_neat(open_unless_off, tmp_path, answers, model, chat_template_kwargs={"enable_thinking": False})
 
 
-def test_long_responses_are_cut_and_then_have_no_end(tokenizer):
-    ids = ids_of(tokenizer, "We went", " home early, and nobody said a word.", max_length=4)
-    assert len(ids) == 4
-    assert tokenizer.eos_token_id not in ids
-
-
-def test_any_end_token_of_the_model_ends_it(tokenizer):
-    stop = tokenizer(".")["input_ids"]
-    ids = ids_of(tokenizer, "We went", " home. And then out.", eos=[tokenizer.eos_token_id, *stop])
-    assert tokenizer.decode(ids) == " home."
-
-
-@pytest.mark.parametrize("response", ["", "<|end|>"])
-def test_an_empty_response_is_an_error(tokenizer, response):
-    with pytest.raises(ValueError, match="The dataset's response to 'We went' is empty"):
-        ids_of(tokenizer, "We went", response)
+def test_without_dataset_responses_reasoning_is_the_policys(tokenizer, model, tmp_path):
+    build("neat", model, with_template(tokenizer, DROPPING), tmp_path, dataset("conversation"))

@@ -247,15 +247,11 @@ def drop_long_queries(split: Split, query: str, tokenizer, max_tokens: int) -> N
     from jinja2 import TemplateError
     from tqdm.auto import tqdm
 
-    def length(prompt: str | list[dict]) -> int:
-        if isinstance(prompt, str):
-            return len(tokenizer(prompt)["input_ids"])
-        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    from ..borders import query_ids
 
     progress = tqdm(split.rows, desc=f"{split.origin}: tokens", disable=None)
     try:
-        rows = [row for row in progress if length(row[query]) <= max_tokens]
+        rows = [row for row in progress if len(query_ids(tokenizer, row[query])) <= max_tokens]
     except TemplateError as error:
         raise ValueError(f"--tokenizer: its chat template refuses a query ({error}). Choose another.") from error
     split.dropped[f"query over {max_tokens} tokens"] += len(split.rows) - len(rows)

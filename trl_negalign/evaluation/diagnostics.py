@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from .queries import split_ids, text_of
+from ..borders import check_reasoning, query_ids, response_ids
 
 
 def ranking_accuracy(model: PreTrainedModel, pairs: list[tuple[list[int], list[int], list[int]]]) -> float:
@@ -138,7 +138,8 @@ class DiagnosticsCallback(TrainerCallback):
         k (`int`): of the top-k diagnostics.
 
     Raises:
-        ValueError: if a column is missing, or a pair has an empty response.
+        ValueError: if a column is missing, a pair has an empty response, or one does not close the reasoning that its
+            prompt opens.
     """
 
     def __init__(
@@ -149,12 +150,14 @@ class DiagnosticsCallback(TrainerCallback):
                 raise ValueError(f"The preference set has no column {column!r}, only {dataset.column_names}.")
         self.k = k
         self.pairs = []
-        for row in dataset.select(range(min(num_pairs, len(dataset)))):
-            (query, chosen), (_, rejected) = (
-                split_ids(tokenizer, row["prompt"], text_of(row[name])) for name in ("chosen", "rejected")
-            )
+        for i, row in enumerate(dataset.select(range(min(num_pairs, len(dataset))))):
+            prompt = row["prompt"]
+            query = query_ids(tokenizer, prompt)
+            chosen, rejected = (response_ids(tokenizer, prompt, row[name]) for name in ("chosen", "rejected"))
+            for name in ("chosen", "rejected"):
+                check_reasoning(tokenizer, prompt, row[name], f"row {i}: {name}")
             if not chosen or not rejected:
-                raise ValueError(f"A response to {row['prompt']!r} is empty. Drop such rows.")
+                raise ValueError(f"A response to {prompt!r} is empty. Drop such rows.")
             self.pairs.append((query, chosen[:max_tokens], rejected[:max_tokens]))
 
     def on_evaluate(self, args, state, control, model=None, metrics: dict | None = None, **kwargs):

@@ -18,8 +18,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from ..borders import query_ids
 from .kept import by_length, digest, keep
-from .queries import Queries, query_ids
+from .queries import Queries
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..borders import query_ids, response_ids
 from .kept import by_length, digest, keep
-from .queries import Queries, split_ids, text_of
+from .queries import Queries
 
 
 def perplexity(nlls: list[float], tokens: list[int]) -> float:
@@ -67,9 +68,9 @@ def reference_nlls_kept(
     """
     Negative log-likelihood of each query's reference, each computed once and kept in `folder`.
 
-    A conversation is rendered as for generation, and the reference is the text of its message: neither an end of
-    sequence nor what a chat template writes after a message counts. References without a token have a likelihood of 1
-    over 0 tokens, and so no part in the perplexity.
+    Tokens are those of [`~trl_negalign.borders.response_ids`]: neither an end of sequence nor what a chat template
+    writes after a message counts. References without a token have a likelihood of 1 over 0 tokens, and so no part in
+    the perplexity.
 
     Args:
         model, tokenizer: the judged model.
@@ -82,11 +83,11 @@ def reference_nlls_kept(
     Returns:
         `pandas.DataFrame`: `nll` (nats) and `tokens` of each reference, in the queries' order.
     """
-    references = [text_of(reference) for reference in queries.references]
-    keys = [digest(*item) for item in zip(queries.rows, queries.prompts, references, strict=True)]
+    keys = [digest(*item) for item in zip(queries.rows, queries.prompts, queries.references, strict=True)]
 
     def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
-        pairs = {index: split_ids(tokenizer, queries.prompts[index], references[index]) for index in missing}
+        rows = {index: (queries.prompts[index], queries.references[index]) for index in missing}
+        pairs = {i: (query_ids(tokenizer, x), response_ids(tokenizer, x, y)) for i, (x, y) in rows.items()}
         for batch in by_length({index: len(x) + len(y) for index, (x, y) in pairs.items()}, batch_size):
             nlls = response_nlls(model, [pairs[index] for index in batch])
             yield batch, {"nll": nlls, "tokens": [len(pairs[index][1]) for index in batch]}

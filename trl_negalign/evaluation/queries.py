@@ -3,8 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 
-from transformers import PreTrainedTokenizerBase
-
+from ..borders import check_reasoning, query_ids, response_ids
 from ..data.loading import read_splits
 from .kept import digest
 
@@ -137,32 +136,6 @@ def as_response(text: str, conversational: bool) -> str | list[dict]:
     return [{"role": "assistant", "content": text}] if conversational else text
 
 
-def render(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> str:
-    """The text after which a model writes its response: a conversation through the chat template, a text as it is."""
-    if isinstance(prompt, str):
-        return prompt
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-
-
-def query_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], response: str = "") -> list[int]:
-    """Tokens of a query, as TRL makes them, with a response's text behind it if there is one."""
-    # a chat template writes the special tokens itself
-    return tokenizer(render(tokenizer, prompt) + response, add_special_tokens=isinstance(prompt, str))["input_ids"]
-
-
-def split_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], response: str
-) -> tuple[list[int], list[int]]:
-    """
-    Tokens of a query and of a response's text behind it, without an end of sequence. Where a token would reach over
-    the border, the two are tokenized apart, since a model that answers has the query's tokens as they are.
-    """
-    query, both = query_ids(tokenizer, prompt), query_ids(tokenizer, prompt, response)
-    if both[: len(query)] == query:
-        return query, both[len(query) :]
-    return query, tokenizer(response, add_special_tokens=False)["input_ids"]
-
-
 def drop_long(
     queries: Queries,
     readers: dict[str, tuple],
@@ -197,7 +170,9 @@ def drop_long(
             query = len(query_ids(tokenizer, queries.prompts[i]))
             reference = 0
             if with_references:
-                reference = len(split_ids(tokenizer, queries.prompts[i], text_of(queries.references[i]))[1])
+                reference = len(response_ids(tokenizer, queries.prompts[i], queries.references[i]))
+                place = f"row {queries.rows[i]}: the reference"
+                check_reasoning(tokenizer, queries.prompts[i], queries.references[i], place)
             if max_query_tokens is not None and query > max_query_tokens:
                 reason = f"query over {max_query_tokens} tokens"
             elif context is not None and query + max(max_new_tokens, reference) > context:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from ..borders import query_ids, response_ids
+
 
 def sample_completions(
     model: PreTrainedModel,
@@ -86,12 +88,11 @@ def completion_perplexity(
     with torch.no_grad(), model.disable_adapter() if without_adapter else nullcontext():
         for start in range(0, len(pairs), batch_size):
             batch = pairs[start : start + batch_size]
-            query_ids = [tokenizer(query)["input_ids"] for query, _ in batch]
-            new_ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in batch]
-            longest = max(len(q) + len(c) for q, c in zip(query_ids, new_ids, strict=True))
+            tokens = [(query_ids(tokenizer, x), response_ids(tokenizer, x, y)) for x, y in batch]
+            longest = max(len(query) + len(new) for query, new in tokens)
             ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
             mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-            for row, (query, new) in enumerate(zip(query_ids, new_ids, strict=True)):
+            for row, (query, new) in enumerate(tokens):
                 end = len(query) + len(new)
                 ids[row, :end] = torch.tensor(query + new)
                 mask[row, :end] = 1

@@ -1,9 +1,11 @@
-"""Tokens of a query and of its options: the one place that makes them, for training and for scoring."""
+"""A query and its options, put into the heads' template: what is done to them before [`borders`] makes tokens."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..borders import query_ids, response_ids
 
 
 class Encoded(NamedTuple):
@@ -23,10 +25,6 @@ def encode(
     Tokens of a query and of its options, without an end of sequence (ours: what is compared is how an answer reads,
     not where it ends).
 
-    An option is tokenized together with the query and the query's tokens are cut off, so that its leading space comes
-    out as the tokenizer has it inside a text. Where a token would reach over the border, the option is tokenized
-    apart, since all options share the query's tokens.
-
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of the heads' base.
         query (`str` or `list[dict]`): a question, or a policy's prompt.
@@ -39,23 +37,9 @@ def encode(
     """
     if template is not None:
         question = query if isinstance(query, str) else _only_user_message(query)
-        text = template.replace("{question}", question)  # other braces stay as they are
+        query = template.replace("{question}", question)  # other braces stay as they are
         options = [f" {option.strip()}" for option in options]
-    elif isinstance(query, str):
-        text = query
-    else:
-        text = tokenizer.apply_chat_template(query, add_generation_prompt=True, tokenize=False)
-    # a chat template writes the special tokens itself
-    special = template is not None or isinstance(query, str)
-    query_ids = tokenizer(text, add_special_tokens=special)["input_ids"]
-    option_ids = []
-    for option in options:
-        both = tokenizer(text + option, add_special_tokens=special)["input_ids"]
-        if both[: len(query_ids)] == query_ids:
-            option_ids.append(both[len(query_ids) :])
-        else:
-            option_ids.append(tokenizer(option, add_special_tokens=False)["input_ids"])
-    return Encoded(query_ids, option_ids)
+    return Encoded(query_ids(tokenizer, query), [response_ids(tokenizer, query, option) for option in options])
 
 
 def _only_user_message(query: list[dict]) -> str:

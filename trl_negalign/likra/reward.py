@@ -4,6 +4,7 @@ import os
 
 from accelerate import PartialState
 
+from ..borders import text_of
 from .encoding import Encoded, context_length, encode
 from .model import LikraModel
 from .scoring import check_weight, combine, needed
@@ -86,7 +87,7 @@ class LikraReward:
             grouped.setdefault(json.dumps(prompt), []).append(i)
         encoded, owners = [], []
         for rows in grouped.values():
-            texts = [_text(completions[i]) for i in rows]
+            texts = [text_of(completions[i]) for i in rows]
             item = encode(self.heads.tokenizer, prompts[rows[0]], texts, self.heads.template)
             kept = []
             for row, option in zip(rows, item.options, strict=True):
@@ -105,7 +106,3 @@ class LikraReward:
             for row, option, score in zip(rows, item.options, scores.tolist(), strict=True):
                 rewards[row] = score / len(option)
         return rewards
-
-
-def _text(completion: str | list[dict]) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from trl import SFTTrainer
 
+from ..borders import check_reasoning
 from .config import MLP_MODULES, LikraConfig
 from .encoding import check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info
@@ -119,8 +120,12 @@ class LikraTrainer:
         config = AutoConfig.from_pretrained(model, **kwargs) if isinstance(model, str) else model.config
         self.context = context_length(config, args.max_length)
         for i, question in enumerate(train_dataset):
+            place = f"train_dataset[{i}]"
             encoded = encode(processing_class, question.query, question.options, self.template)
-            check_encoded(encoded, self.context, f"train_dataset[{i}]")
+            check_encoded(encoded, self.context, place)
+            if self.template is None:
+                for option in question.options:
+                    check_reasoning(processing_class, question.query, option, f"{place}: {option!r}")
         if isinstance(model, str):
             model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
         base_digest = digest_of(model)

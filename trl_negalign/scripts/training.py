@@ -13,7 +13,7 @@ from trl import (
 from ..evaluation.watch import WatchCallback
 from ..reports.run_config import write_run_config
 from ..rewards.loading import check_reward, load_reward
-from ..trainer.data import check_chat_template
+from ..trainer.data import check_chat_template, column_names
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
 from .arguments import CommandParser, parse
 from .folder import check_folder, prepare_folder
@@ -81,7 +81,8 @@ def run_training(command: str, trainer_class: type, config_class: type, options:
     if not launched and needs_launcher(arguments):
         return launch(f"{__package__}.{command}", arguments, options)
     dataset = load_data(script_args, data_args, evaluated=args.eval_strategy != "no")
-    check_chat_template(dataset["train"], load_tokenizer(args, model_args))
+    candidates = trainer_class.build_candidates(args, column_names(dataset["train"], "train_dataset"))
+    check_chat_template(dataset["train"], load_tokenizer(args, model_args), args, candidates)
     rewards = [load_reward(name) for name in names]
     prepare_folder(args, script_args.overwrite)
     train(trainer_class, args, rewards, dataset, model_args, script_args)

@@ -7,6 +7,7 @@ from datasets import Dataset, IterableDataset
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl import is_conversational
 
+from ..borders import REASONING, check_reasoning, query_text, text_of
 from ..groups import Candidate
 from ..guides import Prompt
 from .group_config import GroupConfig
@@ -85,23 +86,34 @@ def check_datasets(train_dataset, eval_dataset, args: GroupConfig, candidates: S
             check_dataset(dataset, "eval_dataset")
 
 
-def check_chat_template(dataset, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise a `ValueError` if the dataset's first query is a conversation and the tokenizer has no template for it."""
-    if is_conversational({"prompt": next(iter(dataset))["prompt"]}) and tokenizer.chat_template is None:
+def check_chat_template(
+    dataset, tokenizer: PreTrainedTokenizerBase, args: GroupConfig, candidates: Sequence[Candidate]
+) -> None:
+    """
+    Check whether the tokenizer's chat template fits a training set.
+
+    Raises:
+        ValueError: if the first query is a conversation and there is no template for it, or a response does not close
+            the reasoning that its prompt opens, see [`~trl_negalign.borders.check_reasoning`]: the first row's, and
+            where that prompt opens reasoning, any row's of a stored dataset.
+    """
+    first = next(iter(dataset))
+    if is_conversational({"prompt": first["prompt"]}) and tokenizer.chat_template is None:
         raise ValueError(
             f"train_dataset has conversations, and the tokenizer {tokenizer.name_or_path!r} has no chat template. Use "
             "a chat model, give the tokenizer a template, or write the queries as plain text."
         )
-
-
-def _text(value: Prompt) -> str:
-    """The text of a prompt or response, of its last message where it has messages."""
-    content = value if isinstance(value, str) or not value else value[-1]["content"]
-    return content if isinstance(content, str) or not content else "".join(part.get("text", "") for part in content)
+    columns = [candidate.column for candidate in candidates if candidate.column in first]
+    opens = bool(REASONING.search(query_text(tokenizer, first["prompt"], args.chat_template_kwargs)))
+    rows = dataset if opens and isinstance(dataset, Dataset) else [first]
+    for i, row in enumerate(rows if columns else []):
+        for column in columns:
+            place = f"train_dataset[{i}][{column!r}]"
+            check_reasoning(tokenizer, row["prompt"], row[column], place, args.chat_template_kwargs)
 
 
 def _check_prompt(prompt: Prompt, place: str, guided_in_user_turn: bool) -> None:
-    if not (_text(prompt) or "").strip():
+    if not text_of(prompt).strip():
         raise ValueError(f"{place} is empty: {prompt!r}. Drop such rows, e.g. with dataset.filter.")
     if guided_in_user_turn and not isinstance(prompt, str) and all(message["role"] != "user" for message in prompt):
         raise ValueError(
@@ -111,7 +123,7 @@ def _check_prompt(prompt: Prompt, place: str, guided_in_user_turn: bool) -> None
 
 
 def _check_response(response: Prompt, place: str, prompt_is_text: bool) -> None:
-    if not (_text(response) or "").strip():
+    if not text_of(response).strip():
         raise ValueError(
             f"{place} is empty: {response!r}. Drop such rows, e.g. with dataset.filter, or leave the column out of "
             "dataset_responses."
@@ -135,53 +147,3 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Generation
     """Every token that ends a completion: the tokenizer's, and those that the model declares."""
     declared = generation_config.eos_token_id
     return [tokenizer.eos_token_id, *([declared] if isinstance(declared, int) else declared or [])]
-
-
-def response_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    prompt_ids: list[int],
-    response: Prompt,
-    eos_token_ids: Sequence[int],
-    max_length: int | None,
-    chat_template_kwargs: dict,
-) -> list[int]:
-    """
-    Tokens of a dataset response, as the policy would have had to sample them after the plain query.
-
-    The response is tokenised together with the query and the query's tokens are cut off, so that spaces and templates
-    at the border come out as in generation. It ends with its end-of-sequence token unless it is cut at `max_length`.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): the policy's tokenizer.
-        prompt (`str` or `list[dict]`): the plain query.
-        prompt_ids (`list[int]`): its tokens, as generation uses them.
-        response (`str` or `list[dict]`): text, or one assistant message.
-        eos_token_ids (`Sequence[int]`): tokens that end a response.
-        max_length (`int`, *optional*): longest response in tokens.
-        chat_template_kwargs (`dict`): arguments for the chat template.
-
-    Returns:
-        `list[int]`: at least one token.
-
-    Raises:
-        ValueError: if the response has no tokens.
-    """
-    if is_conversational({"prompt": prompt}):
-        messages = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
-        text = messages[0]["content"]
-        full = tokenizer.apply_chat_template(
-            prompt + messages, tokenize=True, return_dict=True, **chat_template_kwargs
-        )["input_ids"]
-    else:
-        text = response
-        full = tokenizer(text=prompt + response)["input_ids"]
-    if full[: len(prompt_ids)] == prompt_ids:
-        ids = full[len(prompt_ids) :]
-    else:
-        ids = tokenizer(text=text, add_special_tokens=False)["input_ids"]
-    end = next((i for i, token in enumerate(ids) if token in eos_token_ids), None)
-    if not text or end == 0 or not ids:
-        raise ValueError(f"The dataset's response to {prompt!r} is empty: {response!r}. Drop such rows.")
-    ids = ids[: end + 1] if end is not None else [*ids, tokenizer.eos_token_id]
-    return ids[:max_length]

@@ -21,13 +21,14 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import RepeatSampler, use_adapter
 
+from ..borders import ended_response_ids
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
 from .checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
 from .collective import means, on_all_processes
 from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
-from .data import check_chat_template, check_datasets, column_names, end_tokens, fill_in, response_ids
+from .data import check_chat_template, check_datasets, column_names, end_tokens, fill_in
 from .group_config import GroupConfig
 from .passes import by_length, group_lengths, in_chunks, select
 from .prefill import prefill_once
@@ -90,7 +91,7 @@ class GroupTrainer(GRPOTrainer):
                 "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.16."
             )
         if processing_class is not None:
-            check_chat_template(train_dataset, processing_class)
+            check_chat_template(train_dataset, processing_class, args, self.candidates)
         self._round_inputs, self._round_rewards, self._round_start = None, None, None
 
         # TRL prepares reference log-probabilities where `args.beta` is not 0. A method that needs them for itself
@@ -114,7 +115,7 @@ class GroupTrainer(GRPOTrainer):
         finally:
             args.beta = self.kl_weight
         self._refuse_processor(self.processing_class)  # TRL may have loaded one
-        check_chat_template(train_dataset, self.processing_class)
+        check_chat_template(train_dataset, self.processing_class, args, self.candidates)
         self.shares_prompts = decide_on_sharing(self.model, args.share_prompts)
         # the KL term, entropies and the experts' balance are of all candidates, not of those that teach
         self.runs_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
@@ -208,10 +209,9 @@ class GroupTrainer(GRPOTrainer):
             if candidate.column is None:
                 guided[row] = apply_guide(prompts[row], candidate.guide, self.args.guide_placement)
             else:
-                from_dataset[row] = response_ids(
+                from_dataset[row] = ended_response_ids(
                     self.processing_class,
                     prompts[row],
-                    prompt_ids[row],
                     self._round_inputs[row][candidate.column],
                     end_tokens(self.processing_class, self.model.generation_config),
                     self.max_completion_length,
