@@ -1,4 +1,4 @@
-"""The dataset's side of a group: whether its columns can be used, and the tokens of the responses it brings."""
+"""The dataset's side of a group: whether its columns can be used, and where its responses are filled in."""
 
 from collections.abc import Sequence
 from typing import Any
