@@ -1,6 +1,7 @@
 """A chat endpoint on this machine that misbehaves as a test wants it to."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from trl_negalign.evaluation.queries import Queries
 
 
-def completion(text: str | None) -> bytes:
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+def completion(text: str | None, finish_reason: str = "stop") -> bytes:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    return json.dumps({"choices": [choice]}).encode()
 
 
-def say(text: str | None) -> Callable:
-    return lambda handler: handler.reply(200, completion(text))
+def say(text: str | None, finish_reason: str = "stop") -> Callable:
+    return lambda handler: handler.reply(200, completion(text, finish_reason))
 
 
 def fail(status: int, body: bytes = b"out of order", **headers) -> Callable:
@@ -48,8 +50,9 @@ def drip(handler) -> None:
 def shorter(handler) -> None:
     """A judge with an opinion: the shorter response is better."""
     text = handler.body["messages"][-1]["content"]
-    a = text.split("<response_a>\n")[1].split("\n</response_a>")[0]
-    b = text.split("<response_b>\n")[1].split("\n</response_b>")[0]
+    a, b = (
+        re.search(rf"<{tag}-(\w+)>\n(.*)\n</{tag}-\1>", text, re.DOTALL)[2] for tag in ("response_a", "response_b")
+    )
     verdict = "tie" if len(a) == len(b) else "A" if len(a) < len(b) else "B"
     handler.reply(200, completion(f"Short is good.\nVerdict: {verdict}"))
 

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -6,20 +7,24 @@ import pytest
 from trl_negalign.evaluation.joining import join, read_results
 
 
-def write(folder, label, rewards, rows=(0, 1, 2), fingerprint="same", **sampling):
+CHAT = {"kind": "chat", "model": "j"}
+
+
+def write(folder, label, rewards, rows=(0, 1, 2), fingerprint="same", reward="r", weights="w", judge=None, **sampling):
     """A small evaluation on disk; its path."""
     folder.mkdir()
     results = {
-        "settings": {"sampling": {"temperature": 1.0, "seed": 0} | sampling, "judge": {"kind": "chat", "model": "j"}},
+        "settings": {"sampling": {"temperature": 1.0, "seed": 0} | sampling, "judge": judge or CHAT},
         "data": {"fingerprint": fingerprint},
         "models": {label: {"weights": "w"}},
-        "results": {label: {"reward": {"r": {"mean": sum(rewards) / len(rewards), "standard_error": 0.1}}}},
+        "rewards": {reward: {"name": reward, "weights": weights}},
+        "results": {label: {"reward": {reward: {"mean": sum(rewards) / len(rewards), "standard_error": 0.1}}}},
         "reward_differences": [],
         "win_rates": [{"model": label, "against": "reference", "win": 1}],
     }
     (folder / "results.json").write_text(json.dumps(results))
     prompts = [f"question {row}" for row in rows]
-    table = pd.DataFrame({"model": label, "row": rows, "prompt": prompts, "reward/r": rewards})
+    table = pd.DataFrame({"model": label, "row": rows, "prompt": prompts, f"reward/{reward}": rewards})
     table.to_parquet(folder / "completions.parquet")
     return folder
 
@@ -50,6 +55,62 @@ def test_two_models_of_one_name_are_told_apart(tmp_path):
     assert [found["model"] for found in joined["win_rates"]] == [f"neat ({first})", f"neat ({second})"]
     [found] = joined["reward_differences"]
     assert (found["model"], found["baseline"], found["mean"]) == (f"neat ({first})", f"neat ({second})", -1.0)
+
+
+def test_reward_models_of_one_path_and_other_weights_are_kept_apart(tmp_path):
+    judge = {"kind": "reward", "reward": "r"}
+    one = write(tmp_path / "a", "x", [1.0] * 3, weights="early", judge=judge)
+    two = write(tmp_path / "b", "y", [2.0] * 3, weights="late", judge=judge)
+    third = write(tmp_path / "c", "z", [5.0] * 3, weights="late")
+    joined = join([one, two, third])
+    early, late, again = (list(found["reward"])[0] for found in joined["results"].values())
+    assert early != late == again and early.startswith("r (") and late.startswith("r (")
+    assert [found["judge"].get("reward") for found in joined["win_rates"]] == [early, late, None]
+    [found] = joined["reward_differences"]
+    assert (found["model"], found["baseline"], found["reward"], found["mean"]) == ("y", "z", late, -3.0)
+    note = joined["notes"][0]
+    assert note.startswith("r is not one reward but 2, which are not subtracted: ")
+    assert f"{early} in {one}" in note and f"{late} in {two}" in note
+
+
+def test_a_reward_model_that_was_moved_is_the_same(tmp_path):
+    one = write(tmp_path / "a", "x", [1.0] * 3, reward="here/rm")
+    two = write(tmp_path / "b", "y", [2.0] * 3, reward="there/rm")
+    joined = join([one, two])
+    assert [list(found["reward"]) for found in joined["results"].values()] == [["here/rm"], ["here/rm"]]
+    assert [(found["reward"], found["mean"]) for found in joined["reward_differences"]] == [("here/rm", -1.0)]
+    assert joined["notes"] == []
+
+
+def test_functions_are_the_same_by_name_alone(tmp_path):
+    one = write(tmp_path / "a", "x", [1.0] * 3, reward="mine.f", weights=None)
+    two = write(tmp_path / "b", "y", [2.0] * 3, reward="mine.g", weights=None)
+    third = write(tmp_path / "c", "z", [3.0] * 3, reward="mine.g", weights=None)
+    assert [(found["reward"], found["mean"]) for found in join([one, two, third])["reward_differences"]] == [
+        ("mine.g", -1.0)
+    ]
+
+
+def test_missing_rewards_are_no_part_of_a_difference_of_folders(tmp_path):
+    one = write(tmp_path / "a", "x", [1.0, math.nan, 4.0])
+    two = write(tmp_path / "b", "y", [0.0, 1.0, math.nan])
+    [found] = join([one, two])["reward_differences"]
+    assert (found["mean"], found["count"]) == (1.0, 1)
+    third = write(tmp_path / "c", "z", [math.nan] * 3)
+    [found] = join([one, third])["reward_differences"]
+    assert (found["mean"], found["low"], found["count"]) == (None, None, 0)
+
+
+def test_another_judge_is_noted(tmp_path):
+    one = write(tmp_path / "a", "x", [1.0] * 3)
+    two = write(tmp_path / "b", "y", [1.0] * 3, judge=CHAT | {"instructions": "Prefer rhymes."})
+    [note] = join([one, two])["notes"]
+    assert note.startswith(f"{two} was judged otherwise than {one} (other instructions)")
+
+
+def test_sampling_that_one_version_has_and_the_other_has_not(tmp_path):
+    one, two = write(tmp_path / "a", "x", [1.0] * 3), write(tmp_path / "b", "y", [1.0] * 3, min_p=0.1)
+    assert "min_p 0.1, not None" in join([one, two])["notes"][0] and "min_p None" in join([two, one])["notes"][0]
 
 
 def test_other_sampling_is_noted(tmp_path):

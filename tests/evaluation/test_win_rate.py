@@ -1,9 +1,11 @@
+import math
+
 import pandas as pd
 import pytest
 
 from tests.evaluation.judge_server import JudgeServer, say, shorter, some_queries
 from trl_negalign.evaluation.judges import ChatJudge, Verdict
-from trl_negalign.evaluation.win_rate import judge_pairs, outcome, win_rate
+from trl_negalign.evaluation.win_rate import judge_pairs, outcome, place_warning, win_rate
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,9 @@ def test_a_judge_that_looks_at_the_place_only_makes_ties(tmp_path, monkeypatch):
         table = judge_pairs(ChatJudge(server.url, "m", tmp_path / "judge.sqlite"), *some_queries(4))
     found = win_rate(table)
     assert (found["tie"], found["disagreed"], found["win_minus_lose"]) == (4, 4, 0.0)
+    assert (found["disagreement"], found["first_place"]) == (1.0, 1.0)
+    warning = place_warning(found | {"model": "neat", "against": "sft"})
+    assert "between the two orders in 100% of the pairs and prefers the first place in 100% of its verdicts" in warning
 
 
 def test_nonsense_is_unreadable_and_no_part_of_the_shares(tmp_path, monkeypatch):
@@ -81,4 +86,30 @@ def test_counts_and_interval_by_hand():
     assert [found[name] for name in ("win", "tie", "lose", "unreadable", "disagreed")] == [3, 2, 1, 1, 1]
     assert found["win_minus_lose"] == pytest.approx(2 / 6)
     assert found["low"] < 2 / 6 < found["high"] <= 1
-    assert win_rate(table[table["outcome"] == "unreadable"])["win"] == 0
+    # in front of 3 wins, 1 loss (turned), and twice in the disagreed pair; as often behind in wins and loss
+    assert found["disagreement"] == pytest.approx(1 / 6) and found["first_place"] == pytest.approx(6 / 10)
+    nothing = win_rate(table[table["outcome"] == "unreadable"])
+    assert nothing["win"] == 0 and all(map(math.isnan, (nothing["disagreement"], nothing["first_place"])))
+
+
+def test_equal_texts_say_nothing_about_a_judge():
+    rows = [("tie", "first", "first", False), ("tie", "tie", "tie", True), ("tie", "tie", "tie", False)]
+    table = pd.DataFrame(rows, columns=["outcome", "forward", "backward", "equal"])
+    assert win_rate(table)["disagreement"] == 0.5 and win_rate(table)["first_place"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("disagreement", "first_place", "signs"),
+    [
+        (0.39, 0.69, None),
+        (0.0, 0.31, None),
+        (None, None, None),
+        (0.4, 0.5, "disagrees with itself between the two orders in 40% of the pairs."),
+        (0.2, 0.7, "prefers the first place in 70% of its verdicts."),
+        (0.2, 0.25, "prefers the second place in 75% of its verdicts."),
+    ],
+)
+def test_a_judge_that_goes_by_the_place_is_warned_about(disagreement, first_place, signs):
+    found = {"model": "neat", "against": "sft", "disagreement": disagreement, "first_place": first_place}
+    warning = place_warning(found)
+    assert warning is None if signs is None else f"on neat against sft, the judge {signs}" in warning

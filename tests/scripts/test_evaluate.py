@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.judge_server import JudgeServer, shorter
+from tests.evaluation.judge_server import JudgeServer, say, shorter
 from tests.helpers import dataset
 from trl_negalign.cli import run_command
 from trl_negalign.scripts.evaluate import run
@@ -40,7 +40,7 @@ def test_everything_and_a_comparison(saved_model, capsys, monkeypatch):
         assert evaluate(*models, *options, "--against_reference", "--out", "first") == 0
     shown = capsys.readouterr().out
     table = Path("first/table.md").read_text()
-    assert table in shown and "| Model | PPL ↓ | vader_reward ↑ | BLEU ↑ |" in table
+    assert table in shown and "| Model | Reference PPL ↓ | vader_reward ↑ | BLEU ↑ |" in table
     assert "BLEU: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in table
     assert Path("first/win_rates.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads(Path("first/results.json").read_text())
@@ -102,6 +102,23 @@ def test_bad_input_is_one_line_and_code_2(options, message, saved_model, capsys)
     error = capsys.readouterr().err
     assert "Traceback" not in error and error.splitlines()[-1].startswith("negalign evaluate: ") and message in error
     assert not Path("out").exists()
+
+
+def test_a_folder_that_is_compared_with_itself_before_anything_runs(saved_model, capsys, monkeypatch):
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "out")
+    assert evaluate(*command) == 0
+    monkeypatch.setattr("trl_negalign.scripts.evaluate.run_evaluation", None)
+    assert evaluate(*command, "--compare", "out") == 2
+    assert "is named twice" in capsys.readouterr().err
+
+
+def test_a_judge_that_looks_at_the_place_is_warned_about_everywhere(saved_model, capsys):
+    with JudgeServer(say("Verdict: A")) as server:
+        judge = ("--judge", server.url, "--judge_model", "m", "--metrics", "win_rate")
+        assert evaluate("--model", saved_model, "--data", "data", *QUICK, *judge, "--out", "out") == 0
+    [warning] = json.loads(Path("out/results.json").read_text())["warnings"]
+    assert "prefers the first place in 100% of its verdicts" in warning
+    assert warning in Path("out/table.md").read_text() and warning in capsys.readouterr().out
 
 
 def test_a_metric_that_does_not_exist(capsys):

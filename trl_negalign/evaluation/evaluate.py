@@ -1,6 +1,7 @@
 """An evaluation, from models and queries to `results.json`; what can be checked is checked before anything is run."""
 
 import json
+import logging
 import math
 import platform
 from dataclasses import asdict
@@ -21,8 +22,10 @@ from .perplexity import perplexity, reference_nlls_kept
 from .policies import Policy, parse_policy
 from .queries import Queries, as_response, drop_long, text_of
 from .rewards import Scorer, paired_difference, reward_statistics
-from .win_rate import judge_pairs, win_rate
+from .win_rate import judge_pairs, place_warning, win_rate
 
+
+logger = logging.getLogger(__name__)
 
 RESULTS, COMPLETIONS, JUDGEMENTS, KEPT = "results.json", "completions.parquet", "judgements.parquet", "kept"
 REFERENCE = "reference"
@@ -134,6 +137,9 @@ def evaluate(
         ],
     }
     results = without_nan(results)
+    results["warnings"] = list(filter(None, map(place_warning, results["win_rates"])))
+    for warning in results["warnings"]:
+        logger.warning(warning)
     write(out, queries, results, tables, judged)
     return results
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from ..evaluation.win_rate import place_warning
+
 
 # metric of results.json, column, digits, whether a percentage
 COLUMNS = (
-    ("ppl", "perplexity", "PPL ↓", 2),
+    ("ppl", "perplexity", "Reference PPL ↓", 2),
     ("bleu", "bleu", "BLEU ↑", 2),
     ("diversity", "distinct_1", "Distinct-1 ↑", 3),
     ("diversity", "distinct_2", "Distinct-2 ↑", 3),
@@ -14,13 +16,15 @@ COLUMNS = (
     ("length", "tokens", "Tokens", 1),
     ("length", "truncated", "Truncated", 3),
 )
+# queries below which no error and no interval is printed: a bootstrap of so few covers the truth too rarely
+FEWEST = 10
 OUTCOMES = (("win", "tab:green"), ("tie", "lightgray"), ("lose", "tab:red"))
 
 
 def comparison_table(joined: dict) -> str:
     """
-    Markdown: a row for each model with perplexity, rewards (± standard error), BLEU and what else was measured; win
-    rates; paired reward differences; and how the numbers came about.
+    Markdown: a row for each model with the references' perplexity, rewards (± standard error), BLEU and what else was
+    measured; win rates; paired reward differences; and how the numbers came about.
 
     Args:
         joined (`dict`): from [`~trl_negalign.evaluation.joining.join`].
@@ -49,7 +53,7 @@ def _models(results: dict) -> str:
     place = 1 if columns and columns[0][0] == "ppl" else 0
     header = [title for *_, title, _ in columns]
     # the paper's order: perplexity, rewards, BLEU
-    header[place:place] = [f"{_short(name)} ↑" for name in rewards]
+    header[place:place] = [f"{short} ↑" for short in _short(rewards).values()]
     rows = [["Model", *header]]
     for label, found in results.items():
         cells = [_number(found.get(metric, {}).get(key), digits) for metric, key, _, digits in columns]
@@ -59,15 +63,35 @@ def _models(results: dict) -> str:
 
 
 def _mean_and_error(score: dict | None) -> str:
-    if score is None or score["mean"] is None:
+    if score is None:
         return _number(None, 3)
-    error = "" if score["standard_error"] is None else f" ± {score['standard_error']:.3f}"
-    return _number(score["mean"], 3) + error
+    few = score["mean"] is not None and score["count"] < FEWEST
+    error = "" if few or score["standard_error"] is None else f" ± {score['standard_error']:.3f}"
+    remarks = [f"n < {FEWEST}"] * few + [f"{score['unscored']} unscored"] * (score["unscored"] > 0)
+    return _number(score["mean"], 3) + error + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
-def _short(name: str) -> str:
-    """A reward model's name without its folders."""
-    return name.rstrip("/").rsplit("/", 1)[-1]
+def _interval(mean: float | None, low: float | None, high: float | None, count: int, digits: int) -> str:
+    if mean is None:
+        return _number(None, digits)
+    if count < FEWEST:
+        return f"{_number(mean, digits, True)} (n < {FEWEST})"
+    return f"{_number(mean, digits, True)} [{_number(low, digits, True)}, {_number(high, digits, True)}]"
+
+
+def _short(names: list[str]) -> dict[str, str]:
+    """Rewards by the ends of their paths, as long as it takes to tell them apart."""
+
+    def end(name: str, parts: int) -> str:
+        return "/".join(name.rstrip("/").split("/")[-parts:])
+
+    found = {}
+    for name in names:
+        others = [other for other in names if other != name]
+        lengths = range(1, name.count("/") + 2)
+        clear = (end(name, n) for n in lengths if end(name, n) not in [end(other, n) for other in others])
+        found[name] = next(clear, name)
+    return found
 
 
 def _shares(found: dict) -> dict[str, float | None]:
@@ -76,25 +100,29 @@ def _shares(found: dict) -> dict[str, float | None]:
 
 
 def _win_rates(win_rates: list[dict]) -> str:
-    rows = [["Model", "against", "Win %", "Tie %", "Lose %", "Win − lose, 95% interval", "Judged", "Unreadable"]]
+    several = len({_judge(found["judge"]) for found in win_rates}) > 1
+    header = ["Model", "against", *["Judge"] * several, "Win %", "Tie %", "Lose %", "Win − lose, 95% interval"]
+    rows = [[*header, "Judged", "Unreadable", "Orders disagree %", "First place %"]]
     for found in win_rates:
         shares = [_number(share, 1) for share in _shares(found).values()]
-        difference = [_number(None if found[key] is None else 100 * found[key], 1, True) for key in _INTERVAL]
         judged = sum(found[name] for name, _ in OUTCOMES)
-        interval = f"{difference[0]} [{difference[1]}, {difference[2]}]"
-        rows.append([found["model"], found["against"], *shares, interval, str(judged), str(found["unreadable"])])
+        interval = _interval(*(_percent(found[key]) for key in ("win_minus_lose", "low", "high")), judged, 1)
+        places = [_number(_percent(found.get(key)), 1) for key in ("disagreement", "first_place")]
+        who = [found["model"], found["against"], *[_judge(found["judge"])] * several]
+        rows.append([*who, *shares, interval, str(judged), str(found["unreadable"]), *places])
     return _table(rows)
 
 
-_INTERVAL = ("win_minus_lose", "low", "high")
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _differences(differences: list[dict]) -> str:
     rows = [["Reward", "Model", "minus", "Difference, 95% interval", "Queries"]]
+    short = _short(list(dict.fromkeys(found["reward"] for found in differences)))
     for found in differences:
-        mean, low, high = (_number(found[key], 3, True) for key in ("mean", "low", "high"))
-        interval = f"{mean} [{low}, {high}]"
-        rows.append([_short(found["reward"]), found["model"], found["baseline"], interval, str(found["count"])])
+        interval = _interval(*(found[key] for key in ("mean", "low", "high", "count")), 3)
+        rows.append([short[found["reward"]], found["model"], found["baseline"], interval, str(found["count"])])
     return _table(rows)
 
 
@@ -115,8 +143,18 @@ def _notes(joined: dict) -> list[str]:
     lines += [f"BLEU: {signature}." for signature in sorted(filter(None, signatures))]
     judges = {_judge(found["judge"]) for found in joined["win_rates"]}
     lines += [f"Judged by {name}, each pair in both orders; a win needs both." for name in sorted(judges)]
+    if judges:
+        lines.append(
+            "Orders disagree: share of the readable pairs of different texts on which the two verdicts differ. "
+            "First place: share of the verdicts, ties left out, that prefer the response in front; 50% from a judge "
+            "that does not look at the place."
+        )
+    lines += filter(None, map(place_warning, joined["win_rates"]))
     if any("ppl" in found for found in joined["results"].values()):
-        lines.append("Perplexities of models with different tokenizers do not compare.")
+        lines.append(
+            "Reference PPL: perplexity of the dataset's references given their queries, not of what the model wrote. "
+            "Perplexities of models with different tokenizers do not compare."
+        )
     return lines
 
 
@@ -140,7 +178,11 @@ def plot_win_rates(win_rates: list[dict], path: str | Path, title: str = "") -> 
 
     figure = Figure(figsize=(9, 1.5 + 0.45 * len(win_rates)), layout="constrained")
     axes = figure.subplots()
-    names = [f"{found['model']} against {found['against']}" for found in win_rates]
+    several = len({_judge(found["judge"]) for found in win_rates}) > 1
+    names = [
+        f"{found['model']} against {found['against']}" + (f" by {_judge(found['judge'])}" if several else "")
+        for found in win_rates
+    ]
     shares = [_shares(found) for found in win_rates]
     left = [0.0] * len(names)
     for outcome, color in OUTCOMES:

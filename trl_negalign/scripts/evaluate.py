@@ -1,5 +1,5 @@
 """
-Compare models on the same queries: perplexity, reward, BLEU, win rate, diversity and length.
+Compare models on the same queries: perplexity of the references, reward, BLEU, win rate, diversity and length.
 
 Writes DIR/results.json (everything that is needed to repeat it), table.md, win_rates.png, completions.parquet and
 judgements.parquet. A stopped evaluation goes on where it was with the same command. `--compare` joins earlier results.
@@ -81,14 +81,13 @@ def make_parser(prog: str | None = None):
 def main(args: EvaluateArguments, lists: Namespace) -> None:
     import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
 
-    from trl_negalign.evaluation.joining import join, read_results
+    from trl_negalign.evaluation.joining import check_folders, join, read_results
     from trl_negalign.reports.comparison import comparison_table, plot_win_rates
 
     out = Path(args.out)
     if not lists.model and not lists.compare:
         raise ValueError("--model is missing. Name one or more models, or earlier results with --compare.")
-    for path in lists.compare:
-        read_results(path)
+    check_folders([*([out] if lists.model else []), *(read_results(path)[1] for path in lists.compare)])
     if lists.model:
         run_evaluation(args, lists, out)
     out.mkdir(parents=True, exist_ok=True)
