@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -436,10 +437,11 @@ def test_a_failure_while_writing_leaves_the_earlier_results(saved_model, make_qu
     evaluate([saved_model], make_queries(), tmp_path / "out", **options)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
 
-    def full(*args, **kwargs):
+    def full(path, text, **kwargs):
+        path.write_bytes(text[:40].encode())
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
         evaluate([saved_model], make_queries(), tmp_path / "out", **options)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
