@@ -2,10 +2,15 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from sacrebleu import corpus_bleu
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 import trl_negalign.evaluation.generation as generation
 from tests.conftest import save, tiny_model
@@ -18,10 +23,12 @@ from trl_negalign.evaluation.judges import ChatJudge
 from trl_negalign.evaluation.perplexity import response_nlls
 from trl_negalign.evaluation.policies import Policy
 from trl_negalign.evaluation.queries import load_queries
+from trl_negalign.evaluation.rewards import RewardModel
 
 
 SAMPLING = Sampling(max_new_tokens=8, seed=1)
 LETTERS = "tests.helpers.letter_reward"
+PRE_TOKENIZER = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
 
 
 @pytest.fixture(autouse=True)
@@ -263,3 +270,180 @@ def test_bad_input_before_anything_runs(options, message, saved_model, make_quer
     with pytest.raises(ValueError, match=message):
         evaluate(**options)
     assert not generated and not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def adapters(saved_model, make_model, tmp_path):
+    """Two adapters of the same weights, with another scale."""
+    paths = []
+    for alpha in (4, 64):
+        model = make_model()
+        model.name_or_path = saved_model
+        torch.manual_seed(0)
+        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, lora_alpha=alpha))
+        adapted.save_pretrained(tmp_path / f"alpha{alpha}")
+        paths.append(str(tmp_path / f"alpha{alpha}"))
+    return paths
+
+
+def test_adapters_of_another_scale_have_numbers_of_their_own(adapters, make_queries, tmp_path):
+    options = {"metrics": ("ppl", "length"), "sampling": SAMPLING}
+    together = evaluate(adapters, make_queries(), tmp_path / "out", **options)
+    alone = evaluate(adapters[1:], make_queries(), tmp_path / "alone", **options)
+    found = together["results"]
+    assert found["alpha64"] == alone["results"]["alpha64"]
+    assert found["alpha4"]["ppl"]["perplexity"] != pytest.approx(found["alpha64"]["ppl"]["perplexity"], rel=1e-3)
+    one, other = together["models"].values()
+    assert [part for part in one if one[part] != other[part]] == ["adapter", "adapter_config"]
+
+
+@pytest.mark.parametrize("change", ["end_tokens", "config", "weights", "tokenizer"])
+def test_a_model_that_changed_under_its_name_is_refused_before_anything_runs(
+    change, saved_model, tokenizer, make_queries, tmp_path, monkeypatch
+):
+    path = tmp_path / "model"
+    shutil.copytree(saved_model, path)
+    options = {"metrics": ("ppl", "length"), "sampling": SAMPLING}
+    before = evaluate([str(path)], make_queries(), tmp_path / "out", **options)
+    if change == "weights":
+        save(tiny_model(tokenizer, seed=5), tokenizer, path)
+    else:
+        name, settings = {
+            "end_tokens": ("generation_config.json", {"eos_token_id": list(range(0, 400, 2))}),
+            "config": ("config.json", {"rms_norm_eps": 1.0}),
+            "tokenizer": ("tokenizer.json", {"pre_tokenizer": {**PRE_TOKENIZER, "add_prefix_space": True}}),
+        }[change]
+        (path / name).write_text(json.dumps(json.loads((path / name).read_text()) | settings))
+    generated = count_generated(monkeypatch)
+    with pytest.raises(ValueError, match=rf"'model' has changed since \({change}") as error:
+        evaluate([str(path)], make_queries(), tmp_path / "out", **options)
+    assert not generated and "\n" not in str(error.value)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == before
+    after = evaluate([str(path)], make_queries(), tmp_path / "out", overwrite=True, **options)
+    assert len(generated) == 6
+    fresh = evaluate([str(path)], make_queries(), tmp_path / "fresh", **options)
+    assert after["results"] == fresh["results"] != before["results"]
+
+
+def test_a_reward_model_that_changed_under_its_name(
+    saved_model, saved_reward_model, make_queries, tmp_path, monkeypatch
+):
+    path = tmp_path / "reward"
+    shutil.copytree(saved_reward_model, path)
+    options = {"metrics": ("reward",), "rewards": (str(path),), "sampling": SAMPLING}
+    before = evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1.0}))
+    generated = count_generated(monkeypatch)
+    with pytest.raises(ValueError, match=r"reward' has changed since \(config\)"):
+        evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    assert not generated
+    after = evaluate([saved_model], make_queries(), tmp_path / "out", overwrite=True, **options)
+    assert not generated and after["results"] != before["results"]
+
+
+def test_the_same_again_computes_nothing(saved_model, saved_reward_model, make_queries, tmp_path, monkeypatch):
+    options = {"metrics": ("ppl", "reward"), "rewards": (saved_reward_model,), "sampling": SAMPLING}
+    before = evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    generated, scored = count_generated(monkeypatch), []
+    score = RewardModel.score
+    monkeypatch.setattr(RewardModel, "score", lambda self, texts: scored.extend(texts) or score(self, texts))
+    monkeypatch.setattr("trl_negalign.evaluation.perplexity.response_nlls", None)
+    after = evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    assert not generated and len(scored) == 1  # the probe
+    assert all(before[part] == after[part] for part in ("results", "models", "rewards", "settings"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (lambda completions: [-math.inf] * len(completions), "returned -inf for the query"),
+        (lambda completions: {}["missing"], "failed: KeyError: 'missing'"),
+        (lambda completions: ["good"] * len(completions), "returned what is no number"),
+        (lambda completions: [], "returned 0 for 1"),
+    ],
+)
+@pytest.mark.parametrize("role", ["reward", "judge"])
+def test_a_reward_that_cannot_be_used_is_named_before_anything_runs(
+    role, failure, message, saved_model, make_queries, tmp_path, monkeypatch
+):
+    generated = count_generated(monkeypatch)
+    monkeypatch.setattr("tests.helpers.letter_reward", lambda completions, **kwargs: failure(completions))
+    options = {"metrics": ("reward",), "rewards": (LETTERS,)}
+    if role == "judge":
+        options = {"metrics": ("win_rate",), "judge": LETTERS}
+    with pytest.raises(ValueError, match=f"The reward {LETTERS} {message}") as error:
+        evaluate([saved_model], make_queries(), tmp_path / "out", sampling=SAMPLING, **options)
+    assert not generated and not (tmp_path / "out").exists() and "\n" not in str(error.value)
+
+
+def test_a_reward_may_use_all_that_trl_hands_it(saved_model, make_queries, tmp_path, monkeypatch):
+    def reward(completions, completion_ids, trainer_state, log_extra, log_metric, **kwargs):
+        log_extra("length", [len(ids) for ids in completion_ids])
+        log_metric("length", 1.0)
+        return [float(trainer_state.global_step)] * len(completions)
+
+    monkeypatch.setattr("tests.helpers.letter_reward", reward)
+    options = {"metrics": ("reward",), "rewards": (LETTERS,), "sampling": SAMPLING}
+    results = evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    assert results["results"]["tiny-model"]["reward"][LETTERS]["mean"] == 1.0
+
+
+@pytest.fixture
+def short_reward(tokenizer, tmp_path):
+    """A reward model with few learnt positions, at which longer texts fail."""
+
+    def make(positions):
+        sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": positions, "num_labels": 1}
+        model = GPT2ForSequenceClassification(GPT2Config(vocab_size=len(tokenizer), **sizes))
+        return save(model, tokenizer, tmp_path / f"positions{positions}")
+
+    return make
+
+
+def test_no_query_fits_a_reward_models_context(saved_model, short_reward, make_queries, tmp_path, monkeypatch):
+    generated = count_generated(monkeypatch)
+    options = {"metrics": ("reward",), "rewards": (short_reward(8),), "sampling": SAMPLING}
+    with pytest.raises(ValueError, match=r"No query is left \(6: over the context of the reward .*8, 8 tokens\)"):
+        evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    assert not generated and not (tmp_path / "out").exists()
+
+
+def test_queries_that_do_not_fit_a_reward_models_context_are_left_out(
+    saved_model, short_reward, tokenizer, tmp_path, caplog
+):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("We went", "a" * 60, "A film")))
+    options = {"metrics": ("reward", "length"), "rewards": (short_reward(40),), "sampling": SAMPLING}
+    results = evaluate([saved_model], load_queries(str(path)), tmp_path / "out", **options)
+    [(reason, count)] = results["data"]["dropped"].items()
+    assert count == 1 and reason.startswith("over the context of the reward ") and results["data"]["queries"] == 2
+    assert "1 of 3 queries are left out for all models" in caplog.text
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("text", ["", '{"settings": {', '{"accuracy": 0.5}'])
+def test_results_that_no_evaluation_wrote_stay(text, overwrite, saved_model, make_queries, tmp_path, monkeypatch):
+    generated = count_generated(monkeypatch)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text(text)
+    options = {"metrics": ("length",), "sampling": SAMPLING, "overwrite": overwrite}
+    with pytest.raises(ValueError, match="choose another folder, or move the file away") as error:
+        evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    assert not generated and "\n" not in str(error.value)
+    assert (tmp_path / "out" / "results.json").read_text() == text
+
+
+def test_a_failure_while_writing_leaves_the_earlier_results(saved_model, make_queries, tmp_path, monkeypatch):
+    options = {"metrics": ("length",), "sampling": SAMPLING}
+    evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+
+    def full(path, text, **kwargs):
+        path.write_bytes(text[:40].encode())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}

@@ -3,6 +3,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import trl_negalign.evaluation.generation as generation
@@ -174,12 +175,43 @@ def test_truncated_is_without_an_end(model, tokenizer, tmp_path):
     assert found["completion"].tolist() == texts
 
 
-def test_the_models_own_generation_settings_are_not_used(model, tokenizer, tmp_path):
+OWN_SETTINGS = [
+    {"suppress_tokens": list(range(3, 390))},
+    {"begin_suppress_tokens": list(range(3, 390))},
+    {"bad_words_ids": [[token] for token in range(3, 390)]},
+    {"sequence_bias": {(7,): 50.0}},
+    {"min_new_tokens": 12, "eos_token_id": list(range(0, 400, 2))},
+    {"min_length": 60, "eos_token_id": list(range(0, 400, 2))},
+    {"repetition_penalty": 50.0, "temperature": 0.1, "no_repeat_ngram_size": 1, "top_k": 1, "min_p": 0.9},
+    {"forced_eos_token_id": 2},
+    {"exponential_decay_length_penalty": (1, 20.0)},
+    {"guidance_scale": 3.0},
+    {"stop_strings": ["e", "a", " "]},
+    {"max_time": 0.0},
+    {"num_beams": 3, "num_return_sequences": 2},
+]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("settings", OWN_SETTINGS, ids=lambda settings: "+".join(settings))
+def test_of_the_models_own_settings_only_the_end_tokens_are_used(settings, adapted, model, tokenizer, tmp_path):
+    if adapted:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+    base = model.get_base_model() if adapted else model
+    base.generation_config.eos_token_id = settings.get("eos_token_id", tokenizer.eos_token_id)
     plain = run(model, tokenizer, tmp_path / "plain")
-    model.generation_config.repetition_penalty = 50.0
-    model.generation_config.temperature = 0.1
-    model.generation_config.no_repeat_ngram_size = 1
+    base.generation_config.update(**settings)
     assert run(model, tokenizer, tmp_path / "settings").equals(plain)
+    assert all(getattr(base.generation_config, name) == value for name, value in settings.items())
+
+
+def test_other_end_tokens_generate_anew(model, tokenizer, tmp_path):
+    """A model whose end of sequence was mended, in a folder that knows it without."""
+    run(model, tokenizer, tmp_path)
+    model.generation_config.eos_token_id = list(range(0, len(tokenizer), 2))
+    mended = run(model, tokenizer, tmp_path)
+    assert not mended["truncated"].any()
+    assert mended.equals(run(model, tokenizer, tmp_path / "fresh"))
 
 
 def test_a_tokenizer_without_padding(model, tokenizer, tmp_path):

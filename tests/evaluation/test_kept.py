@@ -50,3 +50,18 @@ def test_digests_depend_on_values_and_their_order():
 
 def test_batches_of_like_length_the_longest_first():
     assert by_length({3: 5, 4: 9, 8: 1, 9: 9}, 2) == [[4, 9], [3, 8]]
+
+
+@pytest.mark.parametrize("content", ["empty", "garbage", "cut off", "other columns"])
+def test_a_broken_file_is_named_and_its_rows_are_computed_again(content, tmp_path, caplog):
+    keep(tmp_path, ["a", "b"], squares([]), "test")
+    path = sorted(tmp_path.glob("*.parquet"))[0]
+    if content == "other columns":
+        pd.DataFrame({"x": [1]}).to_parquet(path)
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"empty": b"", "garbage": b"no parquet", "cut off": whole[: len(whole) // 2]}[content])
+    calls = []
+    assert keep(tmp_path, ["a", "b"], squares(calls), "test")["square"].tolist() == [0, 1]
+    assert len(calls) == 1
+    assert f"{path} cannot be read" in caplog.text and "computed again" in caplog.text

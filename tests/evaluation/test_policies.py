@@ -4,7 +4,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
 from tests.conftest import save
-from trl_negalign.evaluation.policies import Policy, parse_policy, weights_fingerprint
+from trl_negalign.evaluation.fingerprints import tokenizer_fingerprint, weights_fingerprint
+from trl_negalign.evaluation.policies import Policy, parse_policy
 
 
 @pytest.fixture
@@ -57,18 +58,29 @@ def test_a_model_that_is_not_there():
         parse_policy("no/such/model").reader()
 
 
-def test_a_model_on_disk(saved_model, make_model):
+def test_a_model_on_disk(saved_model, make_model, tokenizer):
     policy = parse_policy(saved_model)
     tokenizer, context = policy.reader()
     model, _, identity = policy.load()
     assert context == 512 and tokenizer.eos_token == "<|end|>" and not model.training
     assert torch.equal(logits(model), logits(make_model()))
+    assert identity.pop("config") and identity.pop("libraries").keys() > {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "peft",
+    }
     assert identity == {
         "model": saved_model,
         "commit": None,
         "adapter": None,
         "weights": weights_fingerprint(make_model()),
+        "adapter_config": None,
         "dtype": "float32",
+        "attention": "sdpa",
+        "device": "cpu",
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "end_tokens": [tokenizer.eos_token_id],
     }
     assert policy.load("bfloat16")[0].dtype == torch.bfloat16
 

@@ -1,4 +1,6 @@
+import json
 import math
+import shutil
 import statistics
 
 import numpy as np
@@ -92,7 +94,105 @@ def test_a_function_gets_what_trl_gives_it(asynchronous):
     function = slowly if asynchronous else reward
     found = score_with_function(function, "reward", ["a", "b", "c"], COMPLETIONS, columns)
     assert found[0] == 1.0 and math.isnan(found[1]) and found[2] == 2.5
+    assert seen.pop("trainer_state").global_step == 1
+    seen.pop("log_extra")(column="words", values=["a", "b", "c"])
+    seen.pop("log_metric")(name="mean", value=1.0)
     assert seen == {"answer": [1, 2, 3], "completion_ids": [[1], [2], [3]], "prompts": ["a", "b", "c"]}
+
+
+def test_a_function_gets_the_keywords_of_trls_trainer(saved_model, tmp_path):
+    """Whatever this TRL hands to a reward function, no more and no less."""
+    seen = []
+
+    def reward(completions, **kwargs):
+        seen.append(set(kwargs))
+        return [0.0] * len(completions)
+
+    args = GRPOConfig(str(tmp_path), per_device_train_batch_size=2, num_generations=2, use_cpu=True, bf16=False)
+    trainer = GRPOTrainer(saved_model, reward, args=args, train_dataset=dataset())
+    trainer._calculate_rewards([{"prompt": "a", "answer": 1}] * 3, ["a"] * 3, COMPLETIONS, [[1]] * 3)
+    score_with_function(reward, "mine", ["a"] * 3, COMPLETIONS, {"answer": [1] * 3, "completion_ids": [[1]] * 3})
+    assert seen[0] == seen[1]
+
+
+def test_a_reward_that_fades_with_the_training_gives_what_it_gave_at_its_end():
+    def reward(completions, trainer_state, **kwargs):
+        return [1.0 - trainer_state.global_step / trainer_state.max_steps] * len(completions)
+
+    assert score_with_function(reward, "mine", ["a"] * 3, COMPLETIONS, {}) == [0.0] * 3
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.inf])
+def test_an_infinite_reward_names_its_query(value):
+    with pytest.raises(ValueError, match=r"The reward mine returned -?inf for the query 'b'\. Return a finite number"):
+        score_with_function(lambda **kwargs: [1.0, value, None], "mine", ["a", "b", "c"], COMPLETIONS, {})
+
+
+def test_a_function_that_fails_is_one_line_with_its_place():
+    with pytest.raises(ValueError) as error:
+        score_with_function(lambda prompts, completions, answer: [1.0], "mine", ["a"] * 3, COMPLETIONS, {})
+    assert str(error.value).startswith("The reward mine failed: TypeError: ") and "'trainer_state'" in str(error.value)
+    assert ".py, line " in str(error.value) and "\n" not in str(error.value)
+
+
+def gpt2_reward(tokenizer, path, positions: int) -> str:
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": positions, "num_labels": 1}
+    return save(GPT2ForSequenceClassification(GPT2Config(vocab_size=len(tokenizer), **sizes)), tokenizer, path)
+
+
+def test_a_text_over_the_models_context_has_no_reward(tokenizer, tmp_path, caplog):
+    """With learnt positions the model fails at such a text, and with it the whole batch."""
+    path = gpt2_reward(tokenizer, tmp_path / "short", positions=24)
+    scorer = Scorer(path, tmp_path)
+    found = scorer(make_queries(), ["yes", "a" * 40, "no no no"], description="short")
+    assert [math.isnan(reward) for reward in found] == [False, True, False]
+    assert "1 of 3 texts are over the reward model's context of 24 tokens" in caplog.text
+    alone = Scorer(path, tmp_path / "alone")(make_queries(), ["yes", "no", "no no no"])
+    assert found[0] == pytest.approx(alone[0]) and found[2] == pytest.approx(alone[2])
+
+
+def test_the_context_is_the_tokenizers_where_it_says_less(tokenizer, tmp_path):
+    path = gpt2_reward(tokenizer, tmp_path / "short", positions=64)
+    assert Scorer(path, tmp_path).reader()[1] == 64
+    own = AutoTokenizer.from_pretrained(path)
+    own.model_max_length = 62
+    own.save_pretrained(path)
+    assert Scorer(path, tmp_path).reader()[1] == RewardModel(path).context == 62
+
+
+@pytest.mark.parametrize("change", ["config", "tokenizer"])
+def test_another_reward_model_of_the_same_weights_scores_anew(change, saved_reward_model, tokenizer, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(saved_reward_model, path)
+    scorer = Scorer(str(path), tmp_path / "kept")
+    first = scorer(make_queries("conversation"), responses("conversation"))
+    if change == "config":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1.0}))
+    else:
+        settings = json.loads((path / "tokenizer.json").read_text())
+        settings["pre_tokenizer"]["add_prefix_space"] = True
+        (path / "tokenizer.json").write_text(json.dumps(settings))
+    again = Scorer(str(path), tmp_path / "kept")
+    assert again(make_queries("conversation"), responses("conversation")) != first
+    assert [key for key in again.identity if again.identity[key] != scorer.identity[key]] == [change]
+
+
+def test_a_probe_scores_one_row_and_lets_the_model_go(saved_reward_model, tmp_path, monkeypatch):
+    scorer, seen = Scorer(saved_reward_model, tmp_path), []
+    original = RewardModel.score
+    monkeypatch.setattr(RewardModel, "score", lambda self, texts: seen.extend(texts) or original(self, texts))
+    scorer.probe(make_queries(), " Yes.")
+    assert seen == ["question number 0 Yes."] and scorer.model is None
+    assert len(scorer.identity["weights"]) == 64 and not list(tmp_path.iterdir())
+
+
+def test_a_probe_of_a_function_gets_the_tokens(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("tests.helpers.letter_reward", lambda **kwargs: seen.update(kwargs) or [1.0])
+    Scorer("tests.helpers.letter_reward", tmp_path).probe(make_queries(answer=[7, 8, 9]), " Yes.", [4, 5])
+    assert seen["completion_ids"] == [[4, 5]] and seen["answer"] == [7] and seen["completions"] == [" Yes."]
 
 
 @pytest.mark.parametrize(

@@ -55,3 +55,44 @@ def test_sampling_leaves_the_model_in_its_mode(model, tokenizer):
     model.train()
     sample_completions(model, tokenizer, ["We went"], max_new_tokens=1)
     assert model.training
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"suppress_tokens": list(range(3, 390))},
+        {"min_new_tokens": 8},
+        {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "min_p": 0.9, "typical_p": 0.1},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"stop_strings": ["e", "a", " "]},
+    ],
+    ids=lambda settings: "+".join(settings),
+)
+def test_of_the_models_own_settings_only_the_end_tokens_are_used(settings, adapted, model, tokenizer):
+    if adapted:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+    own = model.generation_config
+    own.eos_token_id = list(range(0, len(tokenizer), 3))
+    plain = sample_completions(model, tokenizer, QUERIES * 2, max_new_tokens=8)
+    assert any(len(tokenizer(text)["input_ids"]) < 7 for text in plain)
+    own.update(**settings)
+    assert sample_completions(model, tokenizer, QUERIES * 2, max_new_tokens=8) == plain
+    assert all(getattr(model.generation_config, name) == value for name, value in settings.items())
+
+
+def test_sampling_ends_at_any_of_the_models_end_tokens(model, tokenizer, monkeypatch):
+    model.generation_config.eos_token_id = list(range(0, len(tokenizer), 2))
+    seen, original = [], type(model).generate
+
+    def generate(self, input_ids, **inputs):
+        output = original(self, input_ids=input_ids, **inputs)
+        seen.extend(output[:, input_ids.shape[1] :].tolist())
+        return output
+
+    monkeypatch.setattr(type(model), "generate", generate)
+    sample_completions(model, tokenizer, QUERIES, max_new_tokens=30)
+    assert len(seen) == 3
+    for new in seen:
+        end = next(place for place, token in enumerate(new) if token % 2 == 0)
+        assert set(new[end + 1 :]) <= {tokenizer.pad_token_id}

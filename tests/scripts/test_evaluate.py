@@ -4,6 +4,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.evaluation.judge_server import JudgeServer, say, shorter
@@ -72,9 +73,36 @@ def test_without_references_or_rewards_it_measures_the_rest(saved_model):
 def test_the_same_command_again_changes_nothing_and_another_is_refused(saved_model, capsys):
     command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "out")
     assert evaluate(*command) == evaluate(*command) == 0
-    assert evaluate(*command, "--seed", 1) == 2
-    assert "holds the results of another evaluation" in capsys.readouterr().err
-    assert evaluate(*command, "--seed", 1, "--overwrite") == 0
+    assert evaluate(*command, "--sampling_seed", 1) == 2
+    assert "holds the results of another evaluation (other settings: sampling)" in capsys.readouterr().err
+    assert evaluate(*command, "--sampling_seed", 1, "--overwrite") == 0
+
+
+def test_the_seed_of_the_queries_and_that_of_the_sampling(saved_model, capsys):
+    """Each changes its own and leaves the other as it is."""
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK)
+    found = {}
+    for name, seeds in {"a": (0, 0), "queries": (1, 0), "sampling": (0, 1)}.items():
+        assert evaluate(*command, "--query_seed", seeds[0], "--sampling_seed", seeds[1], "--out", name) == 0
+        table = pd.read_parquet(f"{name}/completions.parquet")
+        found[name] = table["row"].tolist(), dict(zip(table["row"], table["completion"], strict=True))
+        results = json.loads(Path(name, "results.json").read_text())
+        assert (results["data"]["seed"], results["settings"]["sampling"]["seed"]) == seeds
+    assert found["sampling"][0] == found["a"][0] != found["queries"][0]
+    assert found["sampling"][1] != found["a"][1]
+    shared = set(found["a"][0]) & set(found["queries"][0])
+    assert all(found["queries"][1][row] == found["a"][1][row] for row in shared)
+    assert evaluate(*command, "--seed", 1, "--out", "b") == 2
+    assert "--seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", '{"accuracy": 0.5}'])
+def test_a_folder_with_results_of_another_command(text, saved_model, capsys):
+    Path("out").mkdir()
+    Path("out/results.json").write_text(text)
+    assert evaluate("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "out", "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "choose another folder" in error.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ import json
 import logging
 import math
 import platform
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
@@ -13,11 +16,15 @@ from pathlib import Path
 import pandas as pd
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
+from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from . import METRICS, text_metrics
+from .files import COMPLETIONS, JUDGEMENTS, KEPT, RESULTS, read_results, whole_file
+from .fingerprints import PARTS
 from .generation import Sampling, generate_kept
 from .judges import ChatJudge, RewardJudge
+from .kept import digest
 from .perplexity import perplexity, reference_nlls_kept
 from .policies import Policy, parse_policy
 from .queries import Queries, as_response, drop_long, text_of
@@ -27,7 +34,6 @@ from .win_rate import judge_pairs, place_warning, win_rate
 
 logger = logging.getLogger(__name__)
 
-RESULTS, COMPLETIONS, JUDGEMENTS, KEPT = "results.json", "completions.parquet", "judgements.parquet", "kept"
 REFERENCE = "reference"
 PACKAGES = ("torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets", "sacrebleu", "numpy")
 
@@ -48,7 +54,9 @@ def evaluate(
     overwrite: bool = False,
 ) -> dict:
     """
-    Evaluate models on the same queries. What a stopped evaluation computed is kept in `out` and not computed again.
+    Evaluate models on the same queries. What a stopped evaluation computed is kept in `out` and not computed again, as
+    long as everything is the same that changes a number: the parts of [`model_parts`], the tokenizer, the end tokens,
+    the sampling and the query's tokens.
 
     Args:
         models (`list`): each a [`Policy`], or a text that [`parse_policy`] reads.
@@ -81,13 +89,17 @@ def evaluate(
         judge_scorer = scorers.get(judge) or Scorer(judge, out / KEPT, batch_size, dtype)
         judge = RewardJudge(judge, judge_scorer)
     generated = set(metrics) != {"ppl"}
+    readers = {policy.label: policy.reader() for policy in policies}
     queries = drop_long(
         queries,
-        {policy.label: policy.reader() for policy in policies},
+        readers,
         max_new_tokens=sampling.max_new_tokens if generated else 0,
         with_references="ppl" in metrics,
         max_query_tokens=max_query_tokens,
     )
+    every_scorer = {scorer.name: scorer for scorer in [*scorers.values(), judge_scorer] if scorer}
+    judged_references = judge_scorer is not None and any(REFERENCE in pair for pair in pairs)
+    queries = drop_long_for_rewards(queries, every_scorer, sampling.max_new_tokens, judged_references)
     settings = {
         "metrics": [name for name in METRICS if name in metrics],
         "sampling": asdict(sampling),
@@ -100,14 +112,31 @@ def evaluate(
     }
     data = queries.source | {"queries": len(queries.rows), "fingerprint": queries.fingerprint}
     named = {policy.label: {"model": policy.base, "adapter": policy.adapter} for policy in policies}
-    check_out(out, {"settings": settings, "data": data, "models": named}, overwrite)
+    earlier = read_earlier(out, overwrite)
+    refuse_other(out, earlier, {"settings": settings, "data": data, "models": named})
+    completion, ids = made_up(queries, next(iter(readers.values()))[0])
+    for scorer in scorers.values():
+        scorer.probe(queries, completion, ids)
+    if judge_scorer:
+        judge_scorer.probe(queries, completion)  # a judge reads references too, which have no tokens of a policy
+    for name, scorer in every_scorer.items():
+        refuse_changed(out, earlier, "rewards", name, scorer.identity)
+    out.mkdir(parents=True, exist_ok=True)
     if isinstance(judge, ChatJudge) and "win_rate" in metrics:
         judge.check()
 
     identities, tables = {}, {}
     for policy in policies:
         identities[policy.label], tables[policy.label] = run_model(
-            policy, queries, sampling, out / KEPT, generated, "ppl" in metrics, batch_size, dtype
+            policy,
+            queries,
+            sampling,
+            out / KEPT,
+            generated,
+            "ppl" in metrics,
+            batch_size,
+            dtype,
+            partial(refuse_changed, out, earlier, "models", policy.label),
         )
         clear_device_cache(garbage_collection=True)
     responses = {
@@ -128,7 +157,7 @@ def evaluate(
         "settings": settings,
         "data": data,
         "models": identities,
-        "rewards": {scorer.name: scorer.identity for scorer in [*scorers.values(), judge_scorer] if scorer},
+        "rewards": {name: scorer.identity for name, scorer in every_scorer.items()},
         "environment": environment(),
         "results": {label: model_results(table, queries, metrics, sampling.seed) for label, table in tables.items()},
         "reward_differences": reward_differences(tables, list(scorers)),
@@ -177,19 +206,48 @@ def check(policies, queries, metrics, rewards, judge, against_reference: bool, b
     return pairs
 
 
-def check_out(out: Path, asked: dict, overwrite: bool) -> None:
+def drop_long_for_rewards(
+    queries: Queries, scorers: dict[str, Scorer], max_new_tokens: int, with_references: bool
+) -> Queries:
+    """Leave out queries that are too long for a reward model, which would fail, or guess, after all generation."""
+    readers = {f"the reward {name}": reader for name, scorer in scorers.items() if (reader := scorer.reader())}
+    if not readers:
+        return queries
+    left = drop_long(queries, readers, max_new_tokens=max_new_tokens, with_references=with_references)
+    dropped = left.source["dropped"]
+    for reason, count in dropped.items():
+        logger.warning("%d of %d queries are left out for all models: %s.", count, len(queries.rows), reason)
+    return left.select([*range(len(left.rows))], dropped=queries.source["dropped"] | dropped)
+
+
+def made_up(queries: Queries, tokenizer: PreTrainedTokenizerBase) -> tuple[str | list[dict], list[int]]:
+    """A short completion to try rewards on, as they get it, and its tokens."""
+    text = " Yes, it is."
+    return as_response(text, queries.conversational), tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def read_earlier(out: Path, overwrite: bool) -> dict | None:
     """
-    Make the folder.
+    The results in the folder that are not to be overwritten, `None` if there are none.
 
     Raises:
-        ValueError: if it holds the results of another evaluation, which are not to be overwritten.
+        ValueError: if there are results that no evaluation wrote, or broken ones; these are never overwritten.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if overwrite or not (out / RESULTS).exists():
+    if not (out / RESULTS).exists():
+        return None
+    try:
+        earlier, _ = read_results(out / RESULTS)
+    except ValueError as error:
+        raise ValueError(f"{error} It is not overwritten: choose another folder, or move the file away.") from error
+    return None if overwrite else earlier
+
+
+def refuse_other(out: Path, earlier: dict | None, asked: dict) -> None:
+    """Raise a `ValueError` if the folder's results are those of other settings, queries or models by name."""
+    if earlier is None:
         return
-    there = json.loads((out / RESULTS).read_text())
     for part, now in json.loads(json.dumps(asked)).items():
-        before = there[part]
+        before = earlier[part]
         if part == "models":
             before = {label: {key: model[key] for key in ("model", "adapter")} for label, model in before.items()}
         if different := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
@@ -199,13 +257,35 @@ def check_out(out: Path, asked: dict, overwrite: bool) -> None:
             )
 
 
+def refuse_changed(out: Path, earlier: dict | None, part: str, name: str, identity: dict) -> None:
+    """Raise a `ValueError` if a model or reward of the same name gave the folder's results when it was another."""
+    if earlier is None:
+        return
+    before, now = earlier[part][name], json.loads(json.dumps(identity))
+    # a hub's commit may change a model's card alone
+    if different := [key for key in {**before, **now} if key != "commit" and before.get(key) != now.get(key)]:
+        raise ValueError(
+            f"{out} holds the results of another evaluation: {name!r} has changed since ({', '.join(different)}). "
+            "Choose another folder, or replace them with overwrite; completions that fit are used again."
+        )
+
+
 def run_model(
-    policy: Policy, queries: Queries, sampling: Sampling, folder: Path, generated: bool, ppl: bool, batch_size, dtype
+    policy: Policy,
+    queries: Queries,
+    sampling: Sampling,
+    folder: Path,
+    generated: bool,
+    ppl: bool,
+    batch_size: int,
+    dtype: str,
+    check_identity: Callable[[dict], None],
 ) -> tuple[dict, pd.DataFrame]:
-    """What identifies a model, and a table of what it did, one row a query."""
+    """What identifies a model, and a table of what it did, one row a query; its identity is checked before it runs."""
     model, tokenizer, identity = policy.load(dtype)
+    check_identity(identity)
     table = pd.DataFrame({"row": queries.rows})
-    options = {"model_id": identity["weights"], "batch_size": batch_size}
+    options = {"model_id": digest([identity[part] for part in PARTS]), "batch_size": batch_size}
     if generated:
         label = f"{policy.label}: completions"
         found = generate_kept(model, tokenizer, queries, sampling, folder, description=label, **options)
@@ -263,7 +343,7 @@ def environment() -> dict:
 
 
 def write(out: Path, queries: Queries, results: dict, tables: dict, judged: dict) -> None:
-    """Write the tables, and the results last."""
+    """Write the tables and the results, each whole, and none before all could be written; the results come last."""
 
     def as_text(value) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -274,13 +354,18 @@ def write(out: Path, queries: Queries, results: dict, tables: dict, judged: dict
         table.drop(columns="token_ids", errors="ignore").assign(model=label, prompt=prompts, reference=references)
         for label, table in tables.items()
     ]
-    pd.concat(rows, ignore_index=True).to_parquet(out / COMPLETIONS)
-    if judged:
-        rows = [
-            table.assign(row=queries.rows, model=first, against=second) for (first, second), table in judged.items()
-        ]
-        pd.concat(rows, ignore_index=True).to_parquet(out / JUDGEMENTS)
-    (out / RESULTS).write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    completions = pd.concat(rows, ignore_index=True)
+    judgements = [
+        table.assign(row=queries.rows, model=first, against=second) for (first, second), table in judged.items()
+    ]
+    # the last one opened takes its place first
+    with ExitStack() as files:
+        path = files.enter_context(whole_file(out / RESULTS))
+        path.write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        completions.to_parquet(files.enter_context(whole_file(out / COMPLETIONS)))
+        if judgements:
+            path = files.enter_context(whole_file(out / JUDGEMENTS))
+            pd.concat(judgements, ignore_index=True).to_parquet(path)
 
 
 def without_nan(value):

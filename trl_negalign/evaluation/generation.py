@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
+from peft import PeftModel
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from ..borders import query_ids
+from .fingerprints import tokenizer_fingerprint
 from .kept import by_length, digest, keep
 from .queries import Queries
 
@@ -26,7 +29,9 @@ from .queries import Queries
 @dataclass(frozen=True)
 class Sampling:
     """
-    How completions are sampled. A model's own generation settings are not used, except for its end-of-sequence tokens.
+    How completions are sampled. Of a model's own generation settings only `eos_token_id` is used: a completion ends at
+    any of those tokens, or at the tokenizer's end of sequence. No other setting has an effect, such as
+    `repetition_penalty`, `suppress_tokens`, `min_new_tokens`, `stop_strings` or `temperature`.
 
     Args:
         max_new_tokens (`int`): longest completion in tokens.
@@ -103,7 +108,8 @@ def generate_kept(
         queries ([`Queries`]): plain queries.
         sampling ([`Sampling`]): how.
         folder (`Path`): where completions are kept.
-        model_id (`str`): a different one for different weights.
+        model_id (`str`): a different one for every model that gives other numbers, see [`model_parts`]. Tokenizer and
+            end tokens need not be in it.
         batch_size (`int`): queries generated at a time; does not change what is generated.
         description (`str`): label of the progress bar.
 
@@ -111,12 +117,14 @@ def generate_kept(
         `pandas.DataFrame`: `completion` (text without special tokens), `token_ids` (with the end of sequence, if it
         was generated) and `truncated` (whether it was not), one row a query, in their order.
     """
-    settings = digest(model_id, tokenizer.chat_template, len(tokenizer), asdict(sampling))
-    keys = [digest(row, prompt) for row, prompt in zip(queries.rows, queries.prompts, strict=True)]
+    settings = digest(
+        model_id, tokenizer_fingerprint(tokenizer), sorted(end_tokens(model, tokenizer)), asdict(sampling)
+    )
+    ids = [query_ids(tokenizer, prompt) for prompt in queries.prompts]
+    keys = [digest(row, one) for row, one in zip(queries.rows, ids, strict=True)]
 
     def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
-        ids = {index: query_ids(tokenizer, queries.prompts[index]) for index in missing}
-        for batch in by_length({index: len(one) for index, one in ids.items()}, batch_size):
+        for batch in by_length({index: len(ids[index]) for index in missing}, batch_size):
             rows = [queries.rows[index] for index in batch]
             new_ids, truncated = generate_batch(model, tokenizer, [ids[index] for index in batch], rows, sampling)
             texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
@@ -164,13 +172,10 @@ def generate_batch(
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         pad_token_id=pad,
         eos_token_id=ends or None,
     )
-    with torch.no_grad():
+    with torch.no_grad(), no_generation_settings(model):
         output = model.generate(
             input_ids=input_ids, attention_mask=mask, generation_config=config, logits_processor=processors
         )
@@ -180,6 +185,22 @@ def generate_batch(
         new_ids.append(new if end is None else new[: end + 1])
         truncated.append(end is None)
     return new_ids, truncated
+
+
+@contextmanager
+def no_generation_settings(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """
+    Take a model's own generation settings away for a while. `generate` fills whatever the settings that it gets leave
+    open from the model's, and many of them can only be left open.
+    """
+    # PeftModel.generate hands its base's settings on to its base
+    owner = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = owner.generation_config
+    owner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        owner.generation_config = own
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

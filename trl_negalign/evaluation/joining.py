@@ -1,35 +1,14 @@
 """Several evaluations as one, for tables: results of earlier runs beside new ones, with what does not compare."""
 
-import json
 from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
-from .evaluate import COMPLETIONS, RESULTS, without_nan
+from .evaluate import without_nan
+from .files import COMPLETIONS, read_results
 from .kept import digest
 from .rewards import paired_difference
-
-
-def read_results(path: str | Path) -> tuple[dict, Path]:
-    """
-    An evaluation's results and its folder.
-
-    Args:
-        path (`str` or `Path`): a `results.json`, or the folder that holds one.
-
-    Raises:
-        ValueError: if there is none, or it is no evaluation's.
-    """
-    path = Path(path)
-    file = path / RESULTS if path.is_dir() else path
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no results of an evaluation: {error}") from error
-    if not isinstance(results, dict) or "reward_differences" not in results:
-        raise ValueError(f"{file} was not written by `negalign evaluate`. Name a results.json that was.")
-    return results, file.parent
 
 
 def join(paths: list[str | Path]) -> dict:

@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
 
 import pandas as pd
 from tqdm.auto import tqdm
+
+from .files import whole_file
+
+
+logger = logging.getLogger(__name__)
 
 
 def digest(*values) -> str:
@@ -38,18 +44,31 @@ def keep(
         `pandas.DataFrame`: the columns, in the order of the keys.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    parts = [part for path in sorted(folder.glob("*.parquet")) if (part := read_part(path)) is not None]
     found = {key for part in parts for key in part["key"]}
     missing = [index for index, key in enumerate(keys) if key not in found]
     with tqdm(total=len(keys), initial=len(keys) - len(missing), desc=description, unit="row") as bar:
         for indices, columns in compute(missing) if missing else ():
             part = pd.DataFrame({"key": [keys[index] for index in indices]} | columns)
-            name = uuid4().hex
-            part.to_parquet(folder / f"{name}.unfinished")
-            (folder / f"{name}.unfinished").rename(folder / f"{name}.parquet")
+            with whole_file(folder / f"{uuid4().hex}.parquet") as path:
+                part.to_parquet(path)
             parts.append(part)
             bar.update(len(part))
     return pd.concat(parts).drop_duplicates("key").set_index("key").loc[keys].reset_index(drop=True)
+
+
+def read_part(path: Path) -> pd.DataFrame | None:
+    """Rows of one file; `None`, with a warning, for an empty or broken one, whose rows are computed again."""
+    try:
+        part = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+    else:
+        if "key" in part:
+            return part
+        reason = "it has no column `key`"
+    logger.warning("%s cannot be read (%s): its rows are computed again. Delete the file.", path, reason)
+    return None
 
 
 def by_length(lengths: dict[int, int], batch_size: int) -> list[list[int]]:

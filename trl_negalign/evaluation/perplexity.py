@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..borders import query_ids, response_ids
+from .fingerprints import tokenizer_fingerprint
 from .kept import by_length, digest, keep
 from .queries import Queries
 
@@ -76,21 +77,22 @@ def reference_nlls_kept(
         model, tokenizer: the judged model.
         queries ([`Queries`]): with references.
         folder (`Path`): where numbers are kept.
-        model_id (`str`): a different one for different weights.
+        model_id (`str`): a different one for every model that gives other numbers, see [`model_parts`]. The tokenizer
+            need not be in it.
         batch_size (`int`): sequences at a time; changes nothing.
         description (`str`): label of the progress bar.
 
     Returns:
         `pandas.DataFrame`: `nll` (nats) and `tokens` of each reference, in the queries' order.
     """
-    keys = [digest(*item) for item in zip(queries.rows, queries.prompts, queries.references, strict=True)]
+    rows = zip(queries.prompts, queries.references, strict=True)
+    pairs = [(query_ids(tokenizer, query), response_ids(tokenizer, query, reference)) for query, reference in rows]
+    keys = [digest(row, *pair) for row, pair in zip(queries.rows, pairs, strict=True)]
 
     def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
-        rows = {index: (queries.prompts[index], queries.references[index]) for index in missing}
-        pairs = {i: (query_ids(tokenizer, x), response_ids(tokenizer, x, y)) for i, (x, y) in rows.items()}
-        for batch in by_length({index: len(x) + len(y) for index, (x, y) in pairs.items()}, batch_size):
+        for batch in by_length({index: sum(map(len, pairs[index])) for index in missing}, batch_size):
             nlls = response_nlls(model, [pairs[index] for index in batch])
             yield batch, {"nll": nlls, "tokens": [len(pairs[index][1]) for index in batch]}
 
-    settings = digest(model_id, tokenizer.chat_template, len(tokenizer))
+    settings = digest(model_id, tokenizer_fingerprint(tokenizer))
     return keep(folder / f"references-{settings}", keys, compute, description)

@@ -1,15 +1,16 @@
 """The models of an evaluation: by path, hub id, base and adapter, or as objects; loaded one after the other."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .fingerprints import model_parts, tokenizer_fingerprint
+from .generation import end_tokens
 
 
 # loads a model and its tokenizer
@@ -68,7 +69,8 @@ class Policy:
 
     def load(self, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
         """
-        The model in evaluation mode on accelerate's device, its tokenizer, and what identifies it.
+        The model in evaluation mode on accelerate's device, its tokenizer, and what identifies it: its names, the
+        parts of [`model_parts`], a digest of its tokenizer and the tokens that end a completion.
 
         Args:
             dtype (`str`): `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for that of the checkpoint. Models that
@@ -84,8 +86,10 @@ class Policy:
         identity = {"model": self.base, "commit": commit, "adapter": self.adapter}
         if self.adapter:
             model = PeftModel.from_pretrained(model, self.adapter)
-        identity |= {"weights": weights_fingerprint(model), "dtype": str(model.dtype).removeprefix("torch.")}
-        return model.to(PartialState().device).eval(), self._tokenizer(own), identity
+        tokenizer = self._tokenizer(own)
+        identity |= model_parts(model)
+        identity |= {"tokenizer": tokenizer_fingerprint(tokenizer), "end_tokens": sorted(end_tokens(model, tokenizer))}
+        return model.to(PartialState().device).eval(), tokenizer, identity
 
 
 def parse_policy(text: str, packaged: dict[str, Loader] | None = None) -> Policy:
@@ -113,12 +117,3 @@ def parse_policy(text: str, packaged: dict[str, Loader] | None = None) -> Policy
             raise ValueError(f"model {text!r}: the folder {path} does not exist.")
     label = label or (adapter or base).rstrip("/").rsplit("/", 1)[-1]
     return Policy(label, base, adapter, (packaged or {}).get(base))
-
-
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a model's weights: equal weights, wherever they come from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

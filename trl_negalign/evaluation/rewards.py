@@ -2,26 +2,43 @@
 
 import asyncio
 import inspect
+import logging
 import math
+import traceback
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from accelerate.utils.memory import clear_device_cache
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    TrainerState,
+)
 from trl import apply_chat_template
 
+from ..likra.reward import LikraReward
 from ..rewards.loading import load_reward
+from .fingerprints import model_parts, tokenizer_fingerprint
 from .kept import by_length, digest, keep
-from .policies import weights_fingerprint
 from .queries import Queries
+
+
+logger = logging.getLogger(__name__)
 
 
 class RewardModel:
     """
     A reward model as TRL uses it: a sequence classifier with one label and its own tokenizer. Conversations go through
-    that tokenizer's chat template, texts are joined; the reward is the logit at the last token.
+    that tokenizer's chat template, texts are joined; the reward is the logit at the last token. TRL does not cut texts
+    that are over the model's context: some models fail at them, others give a number that they were never trained to
+    give. Here such a text has no reward (NaN).
 
     Args:
         name (`str`): the model's id or path.
@@ -30,13 +47,18 @@ class RewardModel:
 
     def __init__(self, name: str, dtype: str = "float32"):
         self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=dtype)
-        self.weights = weights_fingerprint(self.model)
-        self.model.to(PartialState().device).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.context = reward_context(self.model.config, self.tokenizer)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         # the model looks for the last token that is not padding
         self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
+        self.model.to(PartialState().device).eval()
+
+    @cached_property
+    def identity(self) -> dict:
+        """What tells this reward model from others: the parts of [`model_parts`] and a digest of its tokenizer."""
+        return model_parts(self.model) | {"tokenizer": tokenizer_fingerprint(self.tokenizer)}
 
     def texts(self, prompts: list, completions: list) -> list[str]:
         """What the model reads of each prompt and completion."""
@@ -56,15 +78,42 @@ class RewardModel:
     def score_kept(
         self, prompts: list, completions: list, folder: Path, batch_size: int = 16, description: str = "reward"
     ) -> list[float]:
-        """Reward of each completion, each computed once and kept in `folder`; texts of like length together."""
+        """
+        Reward of each completion, each computed once and kept in `folder`; texts of like length together. NaN, with a
+        warning, where query and completion are over the model's context.
+        """
         texts = self.texts(prompts, completions)
 
         def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
-            for batch in by_length({index: len(texts[index]) for index in missing}, batch_size):
+            read = self.tokenizer([texts[index] for index in missing], add_special_tokens=False)["input_ids"]
+            lengths = {index: len(ids) for index, ids in zip(missing, read, strict=True)}
+            fits = {index: n for index, n in lengths.items() if self.context is None or n <= self.context}
+            if over := [index for index in missing if index not in fits]:
+                yield over, {"reward": [math.nan] * len(over)}
+            for batch in by_length(fits, batch_size):
                 yield batch, {"reward": self.score([texts[index] for index in batch])}
 
-        folder = folder / f"rewards-{digest(self.weights, str(self.model.dtype))}"
-        return keep(folder, [digest(text) for text in texts], compute, description)["reward"].tolist()
+        folder = folder / f"rewards-{digest(self.identity)}"
+        rewards = keep(folder, [digest(text) for text in texts], compute, description)["reward"].tolist()
+        if unscored := sum(map(math.isnan, rewards)):
+            logger.warning(
+                "%s: %d of %d texts are over the reward model's context of %s tokens and have no reward.",
+                description,
+                unscored,
+                len(texts),
+                self.context,
+            )
+        return rewards
+
+
+def reward_context(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """
+    Longest text in tokens that a reward model reads, `None` without a limit: its positions, or fewer where its
+    tokenizer says so (RoBERTa's first position is not 0).
+    """
+    # recurrent models have no such thing
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else min(positions, tokenizer.model_max_length)
 
 
 class Scorer:
@@ -82,6 +131,7 @@ class Scorer:
         self.name, self.folder, self.batch_size, self.dtype = name, folder, batch_size, dtype
         self.function = load_reward(name)
         self.model: RewardModel | None = None
+        self.parts = likra_parts(self.function) if isinstance(self.function, LikraReward) else {"weights": None}
 
     def __call__(
         self,
@@ -94,19 +144,64 @@ class Scorer:
         if callable(self.function):
             columns = queries.columns | ({} if completion_ids is None else {"completion_ids": completion_ids})
             return score_with_function(self.function, self.name, queries.prompts, completions, columns)
+        return self._loaded().score_kept(queries.prompts, completions, self.folder, self.batch_size, description)
+
+    def reader(self) -> tuple[PreTrainedTokenizerBase, int | None] | None:
+        """A reward model's tokenizer and context, without the weights; `None` for a function."""
+        if callable(self.function):
+            return None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.function)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"The reward model {self.name!r} has no tokenizer that loads: {reason}") from error
+        return tokenizer, reward_context(AutoConfig.from_pretrained(self.function), tokenizer)
+
+    def probe(self, queries: Queries, completion: str | list[dict], completion_ids: list[int] | None = None) -> None:
+        """
+        Score a completion of the first query, so that a reward that cannot be used is named before anything expensive.
+        A reward model is let go of again: the policies need its memory first.
+
+        Raises:
+            ValueError: if it fails.
+        """
+        first = queries.select([0])
+        if callable(self.function):
+            self(first, [completion], completion_ids and [completion_ids])
+            return
+        if self.parts["weights"]:
+            return  # as the reward and the judge of one evaluation
+        try:
+            model = self._loaded()
+            model.score(model.texts(first.prompts, [completion]))
+        except Exception as error:
+            raise ValueError(f"The reward model {self.name} cannot score: {_reason(error)}") from error
+        self.model = None
+        clear_device_cache(garbage_collection=True)
+
+    def _loaded(self) -> RewardModel:
         if self.model is None:
             self.model = RewardModel(self.function, self.dtype)
-        return self.model.score_kept(queries.prompts, completions, self.folder, self.batch_size, description)
+            self.parts = self.model.identity
+        return self.model
 
     @property
     def identity(self) -> dict:
-        """What says which reward this is, after it was called."""
-        return {"name": self.name, "weights": self.model and self.model.weights}
+        """Which reward this is: its name and, of models, their parts; a reward model must have been loaded before."""
+        return {"name": self.name} | self.parts
+
+
+def likra_parts(reward: LikraReward) -> dict:
+    """What tells likelihood-ratio heads apart, as [`RewardModel.identity`] does reward models."""
+    heads = reward.heads
+    own = {"template": heads.template, "mode": reward.mode, "weight": reward.weight}
+    return model_parts(heads.model) | {"tokenizer": tokenizer_fingerprint(heads.tokenizer)} | own
 
 
 def score_with_function(reward: Callable, name: str, prompts: list, completions: list, columns: dict) -> list[float]:
     """
-    Call a TRL reward function, async ones too.
+    Call a TRL reward function, async ones too, with what TRL's trainer hands it. `trainer_state` is that of a training
+    of one step at its end, so that shares of progress are 1; what is given to `log_extra` and `log_metric` is dropped.
 
     Args:
         reward (`Callable`): as TRL takes it.
@@ -118,20 +213,46 @@ def score_with_function(reward: Callable, name: str, prompts: list, completions:
         `list[float]`: NaN where the function returned `None`.
 
     Raises:
-        ValueError: if it does not return one number for each completion.
+        ValueError: if it fails, or does not return one finite number or `None` for each completion.
     """
     # TRL does not hand on a reference either, which functions could take for the policy's completion
-    others = {key: values for key, values in columns.items() if key not in ("prompt", "completion")}
-    rewards = reward(prompts=prompts, completions=completions, **others)
-    if inspect.isawaitable(rewards):
-        rewards = asyncio.run(_wait(rewards))
+    given = {key: values for key, values in columns.items() if key not in ("prompt", "completion")}
+    given["trainer_state"] = TrainerState(global_step=1, max_steps=1, epoch=1.0, num_train_epochs=1)
+    given["log_extra"], given["log_metric"] = _log_extra, _log_metric
+    try:
+        rewards = reward(prompts=prompts, completions=completions, **given)
+        if inspect.isawaitable(rewards):
+            rewards = asyncio.run(_wait(rewards))
+    except Exception as error:
+        raise ValueError(f"The reward {name} failed: {_reason(error)}") from error
     if not hasattr(rewards, "__len__") or len(rewards) != len(prompts):
         count = len(rewards) if hasattr(rewards, "__len__") else type(rewards).__name__
         raise ValueError(f"The reward {name} returned {count} for {len(prompts)} completions. Return one number each.")
     try:
-        return [math.nan if value is None else float(value) for value in rewards]
+        numbers = [math.nan if value is None else float(value) for value in rewards]
     except (TypeError, ValueError) as error:
         raise ValueError(f"The reward {name} returned what is no number: {error}.") from error
+    if infinite := [index for index, number in enumerate(numbers) if math.isinf(number)]:
+        raise ValueError(
+            f"The reward {name} returned {numbers[infinite[0]]} for the query {prompts[infinite[0]]!r}. Return a "
+            "finite number, or None where there is no score. Completions are kept: run the same again."
+        )
+    return numbers
+
+
+def _log_extra(column: str, values: list) -> None:
+    pass
+
+
+def _log_metric(name: str, value: float) -> None:
+    pass
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, with the place where it happened."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})."
 
 
 async def _wait(awaitable):

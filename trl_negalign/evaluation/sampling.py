@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..borders import query_ids, response_ids
+from .generation import end_tokens, no_generation_settings
 
 
 def sample_completions(
@@ -23,7 +24,8 @@ def sample_completions(
     description: str = "sampling",
 ) -> list[str]:
     """
-    One completion of each query, sampled from the model's whole distribution.
+    One completion of each query, sampled from the model's whole distribution. Of the model's own generation settings
+    only `eos_token_id` is used, beside the tokenizer's end of sequence.
 
     Args:
         model, tokenizer: the policy.
@@ -44,7 +46,7 @@ def sample_completions(
         top_k=0,
         top_p=1.0,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end_tokens(model, tokenizer) or None,
     )
     was_training = model.training
     model.eval()
@@ -54,7 +56,7 @@ def sample_completions(
         inputs = tokenizer(
             queries[start : start + batch_size], return_tensors="pt", padding=True, padding_side="left"
         ).to(model.device)
-        with torch.no_grad():
+        with torch.no_grad(), no_generation_settings(model):
             output = model.generate(**inputs, generation_config=config)
         new_tokens = output[:, inputs["input_ids"].shape[1] :]
         completions += tokenizer.batch_decode(new_tokens, skip_special_tokens=True)

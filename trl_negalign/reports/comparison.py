@@ -195,5 +195,5 @@ def plot_win_rates(win_rates: list[dict], path: str | Path, title: str = "") -> 
     axes.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5), title=title)
     axes.set_xlabel("% of readable pairs, each judged in both orders")
     figure.legend(ncols=3, loc="outside lower center", frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
     return Path(path)

@@ -14,6 +14,7 @@ from ..evaluation import METRICS
 
 
 SMALL_MODEL = "smollm2"
+DTYPES = ["float32", "bfloat16", "float16", "auto"]
 
 
 @dataclass
@@ -34,18 +35,13 @@ class EvaluateArguments:
     temperature: float = field(default=1.0, metadata={"help": "Of the sampling; 0 takes the most probable token."})
     top_p: float = field(default=1.0, metadata={"help": "Share of the probability that is sampled from."})
     top_k: int = field(default=0, metadata={"help": "Most probable tokens that are sampled from; 0 for all."})
-    seed: int = field(default=0, metadata={"help": "Of the choice of queries and of the sampling."})
+    query_seed: int = field(default=0, metadata={"help": "Of the random sample of queries."})
+    sampling_seed: int = field(default=0, metadata={"help": "Of the completions, one of each query."})
     batch_size: int = field(default=16, metadata={"help": "Sequences at a time; changes results by rounding only."})
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Of the weights.", "choices": ["float32", "bfloat16", "float16", "auto"]},
-    )
+    dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": DTYPES})
     judge: str | None = field(
         default=None,
-        metadata={
-            "help": "For win_rate: a reward, named as for --reward, or the address of an OpenAI-compatible endpoint, "
-            "e.g. https://api.openai.com/v1."
-        },
+        metadata={"help": "For win_rate: a reward, as for --reward, or the address of an OpenAI-compatible endpoint."},
     )
     judge_model: str = field(default="", metadata={"help": "The endpoint's name of the judging model."})
     judge_criteria: str | None = field(default=None, metadata={"help": "What makes a response better, in sentences."})
@@ -81,7 +77,8 @@ def make_parser(prog: str | None = None):
 def main(args: EvaluateArguments, lists: Namespace) -> None:
     import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
 
-    from trl_negalign.evaluation.joining import check_folders, join, read_results
+    from trl_negalign.evaluation.files import read_results, whole_file, write_whole
+    from trl_negalign.evaluation.joining import check_folders, join
     from trl_negalign.reports.comparison import comparison_table, plot_win_rates
 
     out = Path(args.out)
@@ -93,11 +90,12 @@ def main(args: EvaluateArguments, lists: Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     joined = join([*([out] if lists.model else []), *lists.compare])
     table = comparison_table(joined)
-    (out / "table.md").write_text(table, encoding="utf-8")
+    write_whole(out / "table.md", table)
     if lists.compare:
-        (out / "comparison.json").write_text(json.dumps(joined, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(out / "comparison.json", json.dumps(joined, indent=2, ensure_ascii=False) + "\n")
     if joined["win_rates"]:
-        plot_win_rates(joined["win_rates"], out / "win_rates.png")
+        with whole_file(out / "win_rates.png") as path:
+            plot_win_rates(joined["win_rates"], path)
     print(f"\n{table}\nIn {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 
@@ -110,10 +108,11 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
 
     if args.data is None:
         raise ValueError("--data is missing. Name a dataset with a column `prompt`.")
-    sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.seed)
+    sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.sampling_seed)
     models = [parse_policy(text, {SMALL_MODEL: lambda: load_policy(None)}) for text in lists.model]
     judge = make_judge(args, out / "judge.sqlite")
-    queries = load_queries(args.data, args.data_config, args.split, args.reference_column, args.num_queries, args.seed)
+    chosen = (args.split, args.reference_column, args.num_queries, args.query_seed)
+    queries = load_queries(args.data, args.data_config, *chosen)
     has = {"ppl": queries.references, "bleu": queries.references, "reward": lists.reward, "win_rate": judge}
     evaluate(
         models,
