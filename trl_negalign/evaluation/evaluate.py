@@ -14,6 +14,8 @@ from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 
 from .. import __version__
+from ..masking import masked
+from ..phase import begin_work
 from . import METRICS, text_metrics
 from .generation import Sampling, generate_kept
 from .judges import ChatJudge, RewardJudge
@@ -101,6 +103,7 @@ def evaluate(
     if isinstance(judge, ChatJudge) and "win_rate" in metrics:
         judge.check()
 
+    begin_work()
     identities, tables = {}, {}
     for policy in policies:
         identities[policy.label], tables[policy.label] = run_model(
@@ -133,7 +136,7 @@ def evaluate(
             {"model": first, "against": second} | win_rate(table) for (first, second), table in judged.items()
         ],
     }
-    results = without_nan(results)
+    results = masked(without_nan(results))
     write(out, queries, results, tables, judged)
     return results
 
@@ -182,7 +185,7 @@ def check_out(out: Path, asked: dict, overwrite: bool) -> None:
     if overwrite or not (out / RESULTS).exists():
         return
     there = json.loads((out / RESULTS).read_text())
-    for part, now in json.loads(json.dumps(asked)).items():
+    for part, now in masked(json.loads(json.dumps(asked))).items():
         before = there[part]
         if part == "models":
             before = {label: {key: model[key] for key in ("model", "adapter")} for label, model in before.items()}

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from trl import SFTTrainer
 
+from ..folders import HEAD_TRAINING, remove
 from .config import MLP_MODULES, LikraConfig
 from .encoding import check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info
@@ -227,7 +228,7 @@ class LikraTrainer:
         args.push_to_hub = False  # the heads are pushed together
         checkpoint = _newest_checkpoint(args.output_dir) if resume else None
         if checkpoint is None and args.process_index == 0:
-            shutil.rmtree(args.output_dir, ignore_errors=True)
+            remove(args.output_dir, HEAD_TRAINING)  # half-written checkpoints
         if checkpoint is None:
             # an interrupted call of this object's may have trained it already
             set_peft_model_state_dict(self.heads.model, self.fresh_head, adapter_name=head)
