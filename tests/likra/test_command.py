@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from trl_negalign.cli import run_command
+from trl_negalign.folders import start
 from trl_negalign.likra.model import LikraModel
 from trl_negalign.scripts.likra import run
 
@@ -194,7 +195,7 @@ def test_recipes_are_read(name, tmp_path, monkeypatch):
         run(["--config", str(ROOT / "recipes" / "arc" / f"{name}.yaml")])
 
 
-@pytest.mark.parametrize("place", ["training/thesis.tex", "training/positive/checkpoint-4/thesis.tex", "notes.md"])
+@pytest.mark.parametrize("place", ["training/thesis.tex", "training/positive/checkpoint-2/thesis.tex", "notes.md"])
 def test_overwrite_never_takes_a_foreign_file(place, config, capsys):
     assert likra("--config", config(max_steps=2)) == 0
     thesis = Path("out", place)
@@ -206,21 +207,20 @@ def test_overwrite_never_takes_a_foreign_file(place, config, capsys):
     assert likra("--config", config(max_steps=2, lora_r=4), "--overwrite") == 0
 
 
-def test_a_head_that_starts_again_takes_no_foreign_file(config):
+def test_a_head_that_starts_again_takes_no_foreign_file(config, capsys):
     """A run that was stopped before its first whole checkpoint trains anew: only half-written checkpoints go."""
-    Path("out/training/positive/checkpoint-4").mkdir(parents=True)
-    Path("out/training/positive/thesis.tex").write_text("years of work")
-    Path("out/training/positive/checkpoint-4/optimizer.pt").write_text("half")
-    Path("out/training/positive/checkpoint-4/thesis.tex").write_text("years of work")
-    config()
-    from trl_negalign.folders import start
-    from trl_negalign.likra import trainer as trainer_module
-
+    file, half = config(save_examples=[8], max_steps=1), Path("out/training/positive/checkpoint-4")
+    half.mkdir(parents=True)
     start("out", "likra")
-    trainer_module.remove("out/training/positive", trainer_module.HEAD_TRAINING)
-    assert not Path("out/training/positive/checkpoint-4/optimizer.pt").exists()
-    assert likra("--config", config(save_examples=[8], max_steps=1)) == 0
-    assert Path("out/training/positive/thesis.tex").exists()
+    for path in (half.parent / "thesis.tex", half / "thesis.tex", half / "optimizer.pt"):
+        path.write_text("work")
+    assert likra("--config", file) == 2
+    assert "checkpoint-4 holds files that are not negalign's (thesis.tex)" in capsys.readouterr().err
+    assert not (half / "optimizer.pt").exists()
+    (half / "thesis.tex").rename("thesis.tex")
+    half.rmdir()
+    assert likra("--config", file) == 0
+    assert (half.parent / "thesis.tex").read_text() == "work"
 
 
 def test_overwrite_refuses_the_base_and_the_questions(config, saved_model, capsys):

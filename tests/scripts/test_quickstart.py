@@ -60,7 +60,7 @@ def test_options_reach_the_configuration(saved_model, tmp_path):
 
 
 def test_it_never_writes_over_an_earlier_run(tmp_path, capsys):
-    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "results.json").write_text('{"method": "neat", "before": [], "after": [], "gain": []}')
     assert run("neat", tmp_path) == 2
     assert "holds an earlier run" in capsys.readouterr().err
 

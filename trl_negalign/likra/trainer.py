@@ -229,6 +229,12 @@ class LikraTrainer:
         checkpoint = _newest_checkpoint(args.output_dir) if resume else None
         if checkpoint is None and args.process_index == 0:
             remove(args.output_dir, HEAD_TRAINING)  # half-written checkpoints
+            # transformers takes the highest checkpoint for the newest and removes whole folders
+            if left := sorted(Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
+                raise ValueError(
+                    f"{left[0]} holds files that are not negalign's ({', '.join(sorted(os.listdir(left[0])))}), and "
+                    f"the {head} head's training starts anew there. Move them elsewhere."
+                )
         if checkpoint is None:
             # an interrupted call of this object's may have trained it already
             set_peft_model_state_dict(self.heads.model, self.fresh_head, adapter_name=head)
