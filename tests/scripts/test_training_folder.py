@@ -1,5 +1,6 @@
 """What a training leaves behind and takes away: no foreign file is lost, no secret is written, no error is hidden."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import torch
 import yaml
 
 from tests.helpers import dataset
-from tests.reports.conftest import *  # noqa: F403  (nothing but fixtures)
 from tests.scripts.test_training import config  # noqa: F401  (fixture)
 from trl_negalign import cli
 from trl_negalign.cli import main
@@ -125,12 +125,10 @@ def test_a_report_of_an_older_runs_settings_has_no_secret(config):  # noqa: F811
     assert "planted-one" not in Path("out/report.html").read_text()
 
 
-def test_a_launched_run_that_fails_does_not_print_its_command(tmp_path, capfd):
+def test_a_launched_run_that_fails_does_not_print_its_command(tmp_path, monkeypatch, capfd):
     (tmp_path / "failing.py").write_text("import sys\nsys.exit('it failed')\n")
     arguments = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
-    import os
-
-    os.environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     assert launching.launch("failing", arguments, ["--hub_token", "planted-one"]) != 0
     printed = capfd.readouterr()
     assert "it failed" in printed.err and "planted-one" not in printed.out + printed.err
