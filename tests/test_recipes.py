@@ -128,3 +128,16 @@ def test_published_settings(task):
     assert read["ple_no_ranking"]["ranking_weight"] == read["ple_no_wsft"]["wsft_weight"] == 0
     # every method is shown as many samples of each query, PLE its pair
     assert len({read[stage]["num_generations"] for stage in ("neat", "raft", "rrhf", "grpo")}) == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_chain_ends_with_a_report_and_an_evaluation_of_what_it_trained(task):
+    chain = (ROOT / task / "README.md").read_text().split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
+    lines = {line.split()[1]: line.split()[2:] for line in chain.splitlines() if line.startswith("negalign ")}
+    trained = [yaml.safe_load((ROOT / task / f"{name}.yaml").read_text())["output_dir"] for name in ("neat", "ple")]
+    assert lines["report"] == trained
+    parser = import_module("trl_negalign.scripts.evaluate").make_parser()
+    args, lists = parser.parse_args_into_dataclasses(lines["evaluate"])
+    start = yaml.safe_load((ROOT / task / "neat.yaml").read_text())
+    assert [text.split("=")[1] for text in lists.model] == [start["model_name_or_path"], *trained]
+    assert lists.reward == [start["reward_funcs"]] and args.data == start["dataset_name"]

@@ -1,13 +1,18 @@
-"""`negalign <command>`: finds the command's script and runs it; bad input ends in one line and exit code 2."""
+"""
+`negalign <command>`: finds the command's script and runs it. Bad input ends in one line and exit code 2, an error in
+the work itself in its traceback and exit code 1.
+"""
 
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 
-from . import __version__
+from . import __version__, phase
+from .masking import mask_text
 
 
 COMMANDS = {
@@ -45,16 +50,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(run: Callable[[], int | None], name: str) -> int:
-    """A command's exit code: bad input is one line on the standard error and 2, without a traceback."""
+    """
+    A command's exit code. Bad input is one line on the standard error and 2; an error after the checks, when the work
+    had begun, is shown with its traceback and is 1.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' notes on their next versions
+    phase.begin_checks()
+    # a process that is not the first says which it is: the others may know nothing of its error
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    name = name if rank == "0" else f"{name} (process {rank})"
     try:
         return run() or 0
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
+        checked = isinstance(error, (ValueError, OSError, ImportError)) and not phase.is_working()
         if os.environ.get("NEGALIGN_DEBUG") == "1":
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes read the same input
-            print(f"{name}: {error}", file=sys.stderr)
-        return 2
+        shown = str(error) if checked else f"\n{traceback.format_exc()}"
+        print(f"{name}: {mask_text(shown)}", file=sys.stderr)
+        return 2 if checked else 1
 
 
 if __name__ == "__main__":

@@ -520,3 +520,30 @@ def test_the_original_transcripts(run, tmp_path):
         "malformed: rejected has two turns of the assistant in a row": 1,
         "moved to test": 230,
     }
+
+
+def imdb_rows(texts):
+    return [{"text": f"{text} one two three four five six seven eight nine ten", "label": i % 2} for i, text in texts]
+
+
+def test_test_queries_that_stand_in_train_are_counted(run, tmp_path):
+    write_lines(tmp_path / "imdb_train.jsonl", imdb_rows(enumerate("abcd")))
+    write_lines(tmp_path / "imdb_test.jsonl", imdb_rows(enumerate("cdef")))
+    code, printed, _ = run("imdb", "--source", tmp_path / "imdb")
+    assert code == 0 and "2 of 4 rows to test have a query that stands in train too" in printed
+    assert counts_of(tmp_path / "out")["sources"][0]["test_rows_with_query_in_train"] == 2
+
+
+def test_overwrite_replaces_a_dataset_and_nothing_else(run, tmp_path):
+    write_lines(tmp_path / "imdb_train.jsonl", imdb_rows(enumerate("abcd")))
+    write_lines(tmp_path / "imdb_test.jsonl", imdb_rows(enumerate("efgh")))
+    assert run("imdb", "--source", tmp_path / "imdb")[0] == 0
+    assert run("imdb", "--source", tmp_path / "imdb", "--overwrite")[0] == 0
+    (tmp_path / "out" / "sft" / "thesis.tex").write_text("years of work")
+    code, _, error = run("imdb", "--source", tmp_path / "imdb", "--overwrite")
+    assert code == 2 and "holds sft/thesis.tex, which is no file of the run" in error
+    (tmp_path / "out" / "sft" / "thesis.tex").unlink()
+    source = tmp_path / "out" / "mine"
+    write_lines(source / "train.jsonl", imdb_rows(enumerate("abcd")))
+    code, _, error = run("imdb", "--source", source, "--overwrite")
+    assert code == 2 and "which the run reads" in error and (source / "train.jsonl").exists()

@@ -64,7 +64,7 @@ def test_the_fingerprint_is_of_the_contents(folder, tmp_path):
     [
         ([{"question": "x"}], "has no column 'prompt', only question"),
         ([{"prompt": ""}], "row 0: prompt is empty"),
-        ([{"prompt": "x", "chosen": None}, {"prompt": "y", "chosen": "z"}], "row 0: chosen is of another format"),
+        ([{"prompt": "x", "chosen": None}, {"prompt": "y", "chosen": "z"}], "row 0: chosen is null"),
         ([{"prompt": [{"role": "user"}]}], "row 0: prompt is no list of messages"),
         (
             [{"prompt": [{"role": "user", "content": "x"}], "chosen": [{"role": "a", "content": "y"}] * 2}],

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from trl_negalign.cli import run_command
+from trl_negalign.folders import start
 from trl_negalign.likra.model import LikraModel
 from trl_negalign.scripts.likra import run
 
@@ -192,3 +193,59 @@ def test_recipes_are_read(name, tmp_path, monkeypatch):
     # nothing is unknown in it: the first thing that is missing is its data
     with pytest.raises(ValueError, match="dataset_name 'runs/.*' does not exist"):
         run(["--config", str(ROOT / "recipes" / "arc" / f"{name}.yaml")])
+
+
+@pytest.mark.parametrize("place", ["training/thesis.tex", "training/positive/checkpoint-2/thesis.tex", "notes.md"])
+def test_overwrite_never_takes_a_foreign_file(place, config, capsys):
+    assert likra("--config", config(max_steps=2)) == 0
+    thesis = Path("out", place)
+    thesis.write_text("years of work")
+    assert likra("--config", config(max_steps=2, lora_r=4), "--overwrite") == 2
+    assert f"'out' holds {place}, which is no file of the run that was there" in capsys.readouterr().err
+    assert thesis.read_text() == "years of work" and results()["rows"][-1]["examples"] == 16
+    thesis.unlink()
+    assert likra("--config", config(max_steps=2, lora_r=4), "--overwrite") == 0
+
+
+def test_a_head_that_starts_again_takes_no_foreign_file(config, capsys):
+    """A run that was stopped before its first whole checkpoint trains anew: only half-written checkpoints go."""
+    file, half = config(save_examples=[8], max_steps=1), Path("out/training/positive/checkpoint-4")
+    half.mkdir(parents=True)
+    start("out", "likra")
+    for path in (half.parent / "thesis.tex", half / "thesis.tex", half / "optimizer.pt"):
+        path.write_text("work")
+    assert likra("--config", file) == 2
+    assert "checkpoint-4 holds files that are not negalign's (thesis.tex)" in capsys.readouterr().err
+    assert not (half / "optimizer.pt").exists()
+    (half / "thesis.tex").rename("thesis.tex")
+    half.rmdir()
+    assert likra("--config", file) == 0
+    assert (half.parent / "thesis.tex").read_text() == "work"
+
+
+def test_overwrite_refuses_the_base_and_the_questions(config, saved_model, capsys):
+    Path("base").symlink_to(saved_model)
+    assert likra("--config", config(model_name_or_path="base", output_dir="base"), "--overwrite") == 2
+    assert "output_dir 'base' is the model 'base'" in capsys.readouterr().err
+    assert likra("--config", config(output_dir="."), "--overwrite") == 2
+    assert "holds the dataset 'questions.jsonl'" in capsys.readouterr().err
+    assert Path("questions.jsonl").exists() and Path(saved_model, "model.safetensors").exists()
+
+
+def test_no_secret_is_written(config, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    options = {"model_init_kwargs": {"token": "planted-one"}, "hub_token": "planted-two", "max_steps": 2}
+    assert likra("--config", config(**options)) == 0
+    written = {str(path): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert any(name.endswith("training_args.bin") for name in written)
+    assert not [name for name, content in written.items() if b"planted-" in content]
+
+
+def test_an_error_in_the_evaluation_keeps_its_traceback(config, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise ValueError("deep in a library")
+
+    monkeypatch.setattr("trl_negalign.likra.curve.plot_curve", fail)
+    assert likra("--config", config(max_steps=2)) == 1
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error and "ValueError: deep in a library" in error

@@ -1,5 +1,9 @@
 """A reward by its name."""
 
+import asyncio
+import inspect
+import sys
+
 import huggingface_hub
 import pytest
 
@@ -57,3 +61,38 @@ def test_what_is_no_reward(name, message):
     for read in (check_reward, load_reward):
         with pytest.raises(ValueError, match=message):
             read(name)
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """A reward in the working directory that imports a sibling when it is called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lazy_sibling.py").write_text("WORTH = 2.0\n")
+    (tmp_path / "lazy_reward.py").write_text(
+        "def reward(completions, **kwargs):\n    from lazy_sibling import WORTH\n"
+        "    return [WORTH] * len(completions)\n"
+        "async def later(completions, **kwargs):\n    return reward(completions)\n"
+    )
+    (tmp_path / "broken_reward.py").write_text("raise RuntimeError('broken')\n")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    yield
+    for name in ("lazy_sibling", "lazy_reward"):
+        sys.modules.pop(name, None)
+
+
+def test_the_import_path_is_as_before(beside):
+    before = list(sys.path)
+    reward = load_reward("lazy_reward.reward")
+    assert sys.path == before and reward.__name__ == "reward"
+    with pytest.raises(ValueError, match="RuntimeError: broken"):
+        load_reward("broken_reward.reward")
+    assert sys.path == before
+    assert reward(completions=["a"]) == [2.0]  # it finds what lies beside it while it runs
+    assert sys.path == before
+
+
+def test_an_async_reward_stays_one(beside):
+    before = list(sys.path)
+    reward = load_reward("lazy_reward.later")
+    assert inspect.iscoroutinefunction(reward)
+    assert asyncio.run(reward(completions=["a", "b"])) == [2.0, 2.0] and sys.path == before

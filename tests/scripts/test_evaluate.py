@@ -60,7 +60,8 @@ def test_everything_and_a_comparison(saved_model, capsys, monkeypatch):
     assert all(f"| {label} |" in table for label in ("third", "tiny-model", "copy"))
     assert "sampled otherwise" in table and "| vader_reward | third | tiny-model |" in table
     assert evaluate("--compare", "first/results.json", "second", "--out", "third") == 0
-    assert sorted(path.name for path in Path("third").iterdir()) == ["comparison.json", "table.md", "win_rates.png"]
+    names = ["comparison.json", "negalign_files.json", "table.md", "win_rates.png"]
+    assert sorted(path.name for path in Path("third").iterdir()) == names
 
 
 def test_without_references_or_rewards_it_measures_the_rest(saved_model):
@@ -162,3 +163,51 @@ def test_the_packaged_model_by_name():
     assert evaluate(*options, "--metrics", "ppl", "length", "--out", "out") == 0
     found = json.loads(Path("out/results.json").read_text())["results"]["smollm2"]
     assert 1 < found["ppl"]["perplexity"] < 1000 and found["length"]["tokens"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "data 'queries.jsonl' cannot be loaded: queries.jsonl is empty"),
+        (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', "queries.jsonl, line 2 is no UTF-8 text"),
+        (b'{"prompt": "a"}\n{"prompt": null}\n', "queries.jsonl, test, row 1: prompt is null"),
+        (b'{"prompt": null}\n{"prompt": "a"}\n', "queries.jsonl, test, row 0: prompt is null"),
+    ],
+)
+def test_a_file_of_data_with_a_fault(content, message, saved_model, capsys):
+    Path("queries.jsonl").write_bytes(content)
+    assert evaluate("--model", saved_model, "--data", "queries.jsonl", "--out", "out") == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_overwrite_replaces_results_and_nothing_else(saved_model, capsys):
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--metrics", "length")
+    assert evaluate(*command, "--out", "out") == 0
+    Path("out/thesis.tex").write_text("years of work")
+    assert evaluate(*command, "--out", "out", "--overwrite") == 2
+    assert "'out' holds thesis.tex, which is no file of the run" in capsys.readouterr().err
+    Path("user").mkdir()
+    Path("user/table.md").write_text("mine")
+    assert evaluate(*command, "--out", "user") == 2
+    assert "holds table.md, which is not negalign's" in capsys.readouterr().err
+    assert evaluate(*command, "--out", ".", "--overwrite") == 2
+    assert "holds the dataset 'prompts.jsonl'" in capsys.readouterr().err
+    assert Path("user/table.md").read_text() == "mine"
+
+
+def test_an_error_in_the_work_keeps_its_traceback_and_no_secret_is_written(saved_model, capsys, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    command = ("--model", saved_model, "--data", "data", *QUICK, "--metrics", "win_rate", "length", "--out", "out")
+    with JudgeServer(shorter) as server:
+        judge = ("--judge", server.url, "--judge_model", "small", "--judge_options", '{"api_key": "planted-one"}')
+        assert evaluate(*command, *judge) == evaluate(*command, *judge) == 0
+    written = b"".join(path.read_bytes() for path in Path("out").rglob("*") if path.is_file())
+    assert b"planted-one" not in written and server.bodies[0]["api_key"] == "planted-one"
+
+    def fail(*args, **kwargs):
+        raise ValueError("deep in a library")
+
+    monkeypatch.setattr("trl_negalign.evaluation.evaluate.generate_kept", fail)
+    assert evaluate("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "other") == 1
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error and "ValueError: deep in a library" in error

@@ -1,8 +1,10 @@
 """The quickstart's whole path on a tiny model; on the real one in `make test-all`."""
 
 import json
+import subprocess
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +12,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from trl_negalign.cli import main
+
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def run(method, out, *options):
@@ -55,7 +60,7 @@ def test_options_reach_the_configuration(saved_model, tmp_path):
 
 
 def test_it_never_writes_over_an_earlier_run(tmp_path, capsys):
-    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "results.json").write_text('{"method": "neat", "before": [], "after": [], "gain": []}')
     assert run("neat", tmp_path) == 2
     assert "holds an earlier run" in capsys.readouterr().err
 
@@ -76,3 +81,32 @@ def test_the_real_model_gains_three_standard_errors_and_stays_fluent(method, tmp
     assert gain > 3 * error
     before, after = results["perplexity"]
     assert after < 1.5 * before
+
+
+QUICK = ("--steps", "1", "--max_new_tokens", "2")
+
+
+def test_a_second_run_takes_the_next_folder_or_replaces_the_first(saved_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["quickstart", "--method", "neat", "--model", saved_model, *QUICK]
+    assert main(command) == main(command) == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["quickstart-neat", "quickstart-neat-2"]
+    assert main([*command, "--overwrite", "--seed", "7"]) == 0
+    assert json.loads(Path("runs/quickstart-neat/results.json").read_text())["seed"] == 7
+    assert json.loads(Path("runs/quickstart-neat-2/results.json").read_text())["seed"] == 42
+    Path("runs/quickstart-neat/thesis.tex").write_text("years of work")
+    assert main([*command, "--overwrite"]) == 2
+    assert "holds thesis.tex, which is no file of the run" in capsys.readouterr().err
+    assert main([*command, "--out", saved_model, "--overwrite"]) == 2
+    assert "is the model" in capsys.readouterr().err
+
+
+def test_make_quickstart_hands_on_what_it_is_told():
+    def command(*variables: str) -> str:
+        made = ["make", "--dry-run", "--assume-old=.venv/.ready", "quickstart", *variables]
+        done = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()[-1].split("negalign ")[-1].strip()
+
+    assert command() == "quickstart --method neat"
+    assert command("METHOD=ple", "OVERWRITE=1") == "quickstart --method ple  --overwrite"
+    assert command("OUT=a b") == 'quickstart --method neat --out "a b"'

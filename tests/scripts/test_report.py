@@ -62,3 +62,12 @@ def test_help(capsys):
         report("--help")
     shown = capsys.readouterr().out
     assert "RUN_DIR" in shown and "--out" in shown
+
+
+def test_an_error_in_the_drawing_keeps_its_traceback(neat_run, copy_of, monkeypatch, capsys):  # noqa: F811
+    def fail(*args, **kwargs):
+        raise ValueError("deep in a library")
+
+    monkeypatch.setattr("trl_negalign.reports.page.draw_panel", fail)
+    assert report(copy_of(neat_run)) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err

@@ -264,3 +264,10 @@ def test_counts_that_forget_the_datasets_responses(tmp_path):
     options = {"num_generations": None, "num_positive": 2, "num_negative": 2}
     with pytest.raises(ValueError, match=r"make 6. Set num_generations=6.*dataset_responses \(\[\] for none\)"):
         build("neat", "no/such-model", None, tmp_path, dataset(responses=True), **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_generations": 4}, {"gradient_accumulation_steps": 3}])
+def test_the_batch_that_was_set_is_named_before_trl_names_another(options, tmp_path):
+    message = r"per_device_train_batch_size=6 must be a multiple of the group, num_generations=4\. Set it to 8"
+    with pytest.raises(ValueError, match=message):
+        NEATConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, bf16=False, use_cpu=True, **options)

@@ -1,6 +1,5 @@
 """From a source's splits to a folder of datasets: reading, sifting, counting and writing."""
 
-import gzip
 import hashlib
 import json
 import random
@@ -12,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ..hub import refused, why_not
 from . import BadRow, UnfitRow, arc, hh, imdb, tldr
-from .loading import READERS, reader_of
+from .loading import READERS, fault_of, reader_of
 
 
 COUNTS = "counts.json"
@@ -166,30 +166,15 @@ def _subset_folder(folder: Path, source: Source, subset: str | None) -> Path:
 def _unreadable(place: str, files: dict[str, Path], folder: Path | None, source: Source, error: Exception) -> str:
     cause = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
     if not files and not folder:
+        if reason := refused(place, error):
+            return f"--{source.option} {place}: {reason}"
         return (
             f"--{source.option} {place}: {cause}. Nothing of that name is here either: no file, no folder, "
             f"no {place}_train.*. Give the place of a copy of {source.place}."
         )
     paths = [*files.values(), *(sorted(folder.rglob("*")) if folder else [])]
-    broken = next(filter(None, map(_broken_line, paths)), None)
+    broken = next(filter(None, map(fault_of, paths)), None)
     return f"--{source.option} {place} cannot be read: {broken or cause}. Repair or replace it."
-
-
-def _broken_line(path: Path) -> str | None:
-    """File and line of the first line in a file of JSON lines that is no JSON object."""
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        return None
-    number = 0
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip() and not isinstance(json.loads(line), dict):
-                    return f"{path}, line {number} is no JSON object"
-    except json.JSONDecodeError as error:
-        return f"{path}, line {number}: {error.msg}"
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        return f"{path}, after line {number}: {error}"
-    return None if number else f"{path} is empty"
 
 
 def choose_splits(splits: dict, place: str, source: Source, test_share: float | None) -> dict[str, str]:
@@ -230,7 +215,7 @@ def load_tokenizer(name: str, for_dialogues: bool):
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = why_not(name, error)
         raise OSError(f"--tokenizer {name} cannot be loaded: {reason} Give a model id or path.") from error
     if for_dialogues and tokenizer.chat_template is None:
         raise ValueError(f"--tokenizer {name} has no chat template, which dialogues need. Choose a chat model's.")
@@ -275,6 +260,15 @@ def cut_test(train: Split, query: str, share: float, seed: int) -> Split:
     train.rows = [row for row, key in zip(train.rows, keys, strict=True) if key not in chosen]
     train.dropped["moved to test"] += len(moved)
     return Split(f"{train.origin}, {share:g} of its queries", len(moved), moved)
+
+
+def count_shared(splits: dict[str, Split], query: str) -> int:
+    """How many rows to test have a query that train has too, said aloud: a policy may know the answers by heart."""
+    trained = {json.dumps(row[query]) for row in splits["train"].rows}
+    shared = sum(json.dumps(row[query]) in trained for row in splits["test"].rows)
+    if shared:
+        print(f"{shared} of {len(splits['test'].rows)} rows to test have a query that stands in train too")  # noqa: T201
+    return shared
 
 
 def sample_rows(split: Split, limit: int, seed: int) -> None:

@@ -19,6 +19,8 @@ from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
+from ..masking import masked
+from ..phase import begin_work
 from . import METRICS, text_metrics
 from .files import COMPLETIONS, JUDGEMENTS, KEPT, RESULTS, read_results, whole_file
 from .fingerprints import PARTS
@@ -125,6 +127,7 @@ def evaluate(
     if isinstance(judge, ChatJudge) and "win_rate" in metrics:
         judge.check()
 
+    begin_work()
     identities, tables = {}, {}
     for policy in policies:
         identities[policy.label], tables[policy.label] = run_model(
@@ -169,6 +172,7 @@ def evaluate(
     results["warnings"] = list(filter(None, map(place_warning, results["win_rates"])))
     for warning in results["warnings"]:
         logger.warning(warning)
+    results = masked(results)
     write(out, queries, results, tables, judged)
     return results
 
@@ -246,7 +250,7 @@ def refuse_other(out: Path, earlier: dict | None, asked: dict) -> None:
     """Raise a `ValueError` if the folder's results are those of other settings, queries or models by name."""
     if earlier is None:
         return
-    for part, now in json.loads(json.dumps(asked)).items():
+    for part, now in masked(json.loads(json.dumps(asked))).items():
         before = earlier[part]
         if part == "models":
             before = {label: {key: model[key] for key in ("model", "adapter")} for label, model in before.items()}

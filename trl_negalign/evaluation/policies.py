@@ -9,6 +9,7 @@ from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..hub import why_not
 from .fingerprints import model_parts, tokenizer_fingerprint
 from .generation import end_tokens
 
@@ -49,7 +50,7 @@ class Policy:
             else:
                 config, tokenizer = AutoConfig.from_pretrained(self.base), self._tokenizer()
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = why_not(self.adapter or self.base, error)
             raise ValueError(f"The model {self.label!r} ({self.base}) cannot be loaded: {reason}") from error
         # recurrent models have no such thing
         return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -102,28 +102,30 @@ def load_queries(
     prompts = table.pop("prompt")
     references = table.get(reference_column)
     for row, prompt in zip(rows, prompts, strict=True):
-        _check(row, "prompt", prompt, like=prompts[0])
+        _check(f"{data}, {split}, row {row}", "prompt", prompt, like=prompts[0])
     for row, reference in zip(rows, references or [], strict=False):
-        _check(row, reference_column, reference, like=prompts[0])
+        _check(f"{data}, {split}, row {row}", reference_column, reference, like=prompts[0])
         if not isinstance(reference, str) and len(reference) > 1:
             raise ValueError(
-                f"row {row}: {reference_column} has {len(reference)} messages and must have one, the response. Take "
-                "the query out of it with trl.extract_prompt."
+                f"{data}, {split}, row {row}: {reference_column} has {len(reference)} messages and must have one, "
+                "the response. Take the query out of it with trl.extract_prompt."
             )
     source = {"data": data, "config": config, "split": split, "rows_in_split": len(dataset), "seed": seed}
     return Queries(rows, prompts, references, table, source | {"reference_column": reference_column})
 
 
-def _check(row: int, column: str, value, like) -> None:
+def _check(place: str, column: str, value, like) -> None:
+    if value is None:
+        raise ValueError(f"{place}: {column} is null, and must be a text or messages. Remove the row, or fill it in.")
     if isinstance(value, str) and isinstance(like, str):
         if value or column != "prompt":
             return
-        raise ValueError(f"row {row}: prompt is empty, and a response cannot be conditioned on nothing. Remove it.")
+        raise ValueError(f"{place}: prompt is empty, and a response cannot be conditioned on nothing. Remove it.")
     if isinstance(value, str) or isinstance(like, str):
-        raise ValueError(f"row {row}: {column} is of another format than the first prompt. Use one: text or messages.")
+        raise ValueError(f"{place}: {column} is of another format than the first prompt. Use one: text or messages.")
     messages = value or [None]
     if not all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in messages):
-        raise ValueError(f"row {row}: {column} is no list of messages with a role and a text as content.")
+        raise ValueError(f"{place}: {column} is no list of messages with a role and a text as content.")
 
 
 def text_of(response: str | list[dict]) -> str:

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..masking import masked
 from .encoding import Encoded, check_encoded, context_length, encode
 from .option_logps import can_share, option_logps
 from .questions import check_options, read_questions
@@ -368,7 +369,7 @@ def read_info(folder: Path) -> tuple[dict, list[str]]:
 
 
 def write_info(folder: Path, info: dict) -> None:
-    (folder / INFO_NAME).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / INFO_NAME).write_text(json.dumps(masked(info), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _download(repo_id: str) -> str:

@@ -26,6 +26,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from trl import SFTTrainer
 
 from ..borders import check_reasoning
+from ..folders import HEAD_TRAINING, remove
 from .config import MLP_MODULES, LikraConfig
 from .encoding import check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info
@@ -232,7 +233,13 @@ class LikraTrainer:
         args.push_to_hub = False  # the heads are pushed together
         checkpoint = _newest_checkpoint(args.output_dir) if resume else None
         if checkpoint is None and args.process_index == 0:
-            shutil.rmtree(args.output_dir, ignore_errors=True)
+            remove(args.output_dir, HEAD_TRAINING)  # half-written checkpoints
+            # transformers takes the highest checkpoint for the newest and removes whole folders
+            if left := sorted(Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
+                raise ValueError(
+                    f"{left[0]} holds files that are not negalign's ({', '.join(sorted(os.listdir(left[0])))}), and "
+                    f"the {head} head's training starts anew there. Move them elsewhere."
+                )
         if checkpoint is None:
             # an interrupted call of this object's may have trained it already
             set_peft_model_state_dict(self.heads.model, self.fresh_head, adapter_name=head)

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .. import __version__
+from ..masking import masked
 
 
 RUN_CONFIG_NAME = "run_config.json"
@@ -14,7 +15,7 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
 def write_run_config(trainer) -> None:
     """
     Write a [`GroupTrainer`]'s method, candidates, rewards, arguments and versions to its folder, on the main process.
-    Tokens for the hub are left out, as in transformers' own records.
+    Secrets are masked by the names they stand under, see [`~trl_negalign.masking.masked`].
     """
     if not trainer.is_world_process_zero():
         return
@@ -27,5 +28,5 @@ def write_run_config(trainer) -> None:
     }
     folder = Path(trainer.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(masked(json.loads(json.dumps(config, default=str))), indent=2, ensure_ascii=False)
     (folder / RUN_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")

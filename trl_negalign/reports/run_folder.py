@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from ..masking import masked
 from .run_config import RUN_CONFIG_NAME
 from .samples import Sample, completion_files, read_sample, reward_by_kind
 
@@ -160,7 +161,7 @@ def shown_path(path: Path) -> str:
 def read_config(run: Run) -> None:
     settings = read_json(run.folder / RUN_CONFIG_NAME, run.notes)
     if settings is not None:
-        run.config = flatten(settings)
+        run.config = flatten(masked(settings))  # an older version masked less
     elif not (run.folder / RUN_CONFIG_NAME).exists():
         run.notes.append(
             f"There is no {RUN_CONFIG_NAME}, so the run's settings are not known. (training_args.bin is a pickle, "

@@ -1,10 +1,14 @@
 """A reward by its name: packaged, a dotted import path, a reward model, or likelihood-ratio heads."""
 
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
+from ..hub import why_not
 from .sentiment import vader_reward
 
 
@@ -19,7 +23,9 @@ def load_reward(name: str) -> str | Callable:
     Args:
         name (`str`): `"vader_reward"`; `"module.function"`, importable from the working directory too; the id or path
             of a sequence-classification model with one label; or that of likelihood-ratio heads, which are loaded
-            with their base and become a [`~trl_negalign.likra.reward.LikraReward`].
+            with their base and become a [`~trl_negalign.likra.reward.LikraReward`]. The working directory is on
+            `sys.path` during the import and while the function runs, and not otherwise: the function may import what
+            lies beside it whenever it likes, and no other import is led astray.
 
     Returns:
         `Callable`, or the model's name as it is.
@@ -51,10 +57,10 @@ def check_reward(name: str) -> str | Callable:
             "reward model's id or path."
         )
     module_name, function_name = name.rsplit(".", 1)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    folder = os.getcwd()
     try:
-        module = import_module(module_name)
+        with importable(folder):
+            module = import_module(module_name)
     except Exception as error:
         raise ValueError(f"The reward {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, function_name):
@@ -62,7 +68,39 @@ def check_reward(name: str) -> str | Callable:
     function = getattr(module, function_name)
     if not callable(function):
         raise ValueError(f"The reward {name!r} is a {type(function).__name__}, and must be a function.")
-    return function
+    return with_folder(function, folder) if inspect.isfunction(function) else function
+
+
+@contextmanager
+def importable(folder: str) -> Iterator[None]:
+    """Have a folder on `sys.path`, and afterwards what was there before."""
+    if {folder, ""} & set(sys.path):
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def with_folder(function: Callable, folder: str) -> Callable:
+    """The function, with a folder on `sys.path` while it runs."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def run(*args, **kwargs):
+            with importable(folder):
+                return await function(*args, **kwargs)
+    else:
+
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            with importable(folder):
+                return function(*args, **kwargs)
+
+    return run
 
 
 def holds_heads(name: str) -> bool:
@@ -97,7 +135,7 @@ def check_reward_model(name: str) -> None:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ValueError(f"The reward model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"The reward model {name!r} cannot be loaded: {why_not(name, error)}") from error
     if config.num_labels != 1:
         raise ValueError(
             f"The reward model {name!r} has {config.num_labels} labels, and a reward is one number. Train one with "

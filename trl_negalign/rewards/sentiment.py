@@ -2,9 +2,12 @@
 
 from functools import cache
 
+from ..extras import need
+
 
 @cache
 def _analyzer():
+    need("quickstart", "vaderSentiment")
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     return SentimentIntensityAnalyzer()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import re
 import textwrap
 from collections.abc import Sequence
@@ -84,6 +85,14 @@ def describe(cls: type, field: dataclasses.Field) -> list[str]:
     default = "" if default is dataclasses.MISSING else f" (default: {default})"
     body = textwrap.wrap((text + default).strip(), width=110)
     return [f"  --{field.name}", *(f"      {line}" for line in body)]
+
+
+def json_object(option: str, text: str) -> dict:
+    """An option's JSON object; raises `ValueError` if it is none."""
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{option} {text!r} is no JSON object: {error}.") from error
 
 
 def read_config(path: str) -> dict:

@@ -4,6 +4,7 @@ and DIR/queries (arc: DIR/questions), each with a train and a test split, and DI
 row. `load_dataset(DIR, "preference")`, or `--dataset_name DIR --dataset_config preference` in TRL, reads one of them.
 """
 
+import glob
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,12 +66,17 @@ def make_parser(prog: str | None = None):
 
 
 def main(args: DataArguments, positional: Namespace) -> None:
+    from trl_negalign import folders, phase
     from trl_negalign.data import convert
+    from trl_negalign.masking import masked
 
     task = positional.task
     check_options(args, task)
     out = Path(args.out).resolve()
+    places = [args.source, args.preference_source]
+    sources = [name for place in places if place for name in (place, *glob.glob(f"{glob.escape(place)}_*"))]
     convert.check_out(out, args.overwrite)
+    folders.check_target("--out", out, "data", {"source": sources, "tokenizer": [args.tokenizer]}, args.overwrite)
     tokenizer = convert.load_tokenizer(args.tokenizer, task == "hh") if args.tokenizer else None
 
     loaded = []
@@ -88,10 +94,8 @@ def main(args: DataArguments, positional: Namespace) -> None:
     if malformed and not args.skip_bad:
         raise ValueError(f"{len(malformed)} malformed rows. Repair them, or leave them out with --skip-bad.")
 
-    datasets, counts = (
-        {},
-        {"task": task, "options": asdict(args), "sources": [], "written": {}, "malformed": malformed},
-    )
+    datasets = {}
+    counts = {"task": task, "options": asdict(args), "sources": [], "written": {}, "malformed": malformed}
     for (source, place, splits, names), sifted in zip(loaded, parsed, strict=True):
         if tokenizer:
             for split in sifted.values():
@@ -106,11 +110,14 @@ def main(args: DataArguments, positional: Namespace) -> None:
                 datasets.setdefault(dataset, {})[name] = rows
         unused = [name for name in splits if name not in names.values()]
         split_counts = {name: split.counts() for name, split in sifted.items()}
-        counts["sources"].append({"source": place, "splits": split_counts, "unused_splits": unused})
+        shared = {"test_rows_with_query_in_train": convert.count_shared(sifted, source.query)}
+        counts["sources"].append({"source": place, "splits": split_counts, "unused_splits": unused} | shared)
         if unused:
             print(f"{place}: not used: {', '.join(unused)}")
     counts["written"] = {name: {split: len(rows) for split, rows in both.items()} for name, both in datasets.items()}
-    convert.write(out, datasets, args.format, counts)
+    phase.begin_work()
+    convert.write(out, datasets, args.format, masked(counts))
+    folders.start(out, "data")
     print(f"In {args.out}: {convert.COUNTS},")
     for name, rows in counts["written"].items():
         print(f"  {name}: {rows['train']} rows to train, {rows['test']} to test")

@@ -75,19 +75,24 @@ def make_parser(prog: str | None = None):
 
 
 def main(args: EvaluateArguments, lists: Namespace) -> None:
-    import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
+    from trl_negalign import extras, folders, phase
 
+    extras.need("evaluation", "matplotlib", "requests", "sacrebleu")
     from trl_negalign.evaluation.files import read_results, whole_file, write_whole
     from trl_negalign.evaluation.joining import check_folders, join
     from trl_negalign.reports.comparison import comparison_table, plot_win_rates
 
     out = Path(args.out)
-    if not lists.model and not lists.compare:
+    if not (lists.model or lists.compare):
         raise ValueError("--model is missing. Name one or more models, or earlier results with --compare.")
     check_folders([*([out] if lists.model else []), *(read_results(path)[1] for path in lists.compare)])
+    models = [part for text in lists.model for part in (text, *text.split("=", 1)[-1].split("+"))]
+    inputs = {"model": models, "reward": [*lists.reward, args.judge], "dataset": [args.data]}
+    folders.check_target("--out", out, "evaluation", inputs, args.overwrite)
     if lists.model:
         run_evaluation(args, lists, out)
-    out.mkdir(parents=True, exist_ok=True)
+    phase.begin_work()
+    folders.start(out, "evaluation")
     joined = join([*([out] if lists.model else []), *lists.compare])
     table = comparison_table(joined)
     write_whole(out / "table.md", table)
@@ -133,19 +138,16 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
 def make_judge(args: EvaluateArguments, cache: Path):
     """A chat judge for an address; a reward's name stays one."""
     from trl_negalign.evaluation.judges import CRITERIA, ChatJudge
+    from trl_negalign.scripts.arguments import json_object
 
     if args.judge is None or not args.judge.startswith(("http://", "https://")):
         return args.judge
-    try:
-        options = dict(json.loads(args.judge_options))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--judge_options {args.judge_options!r} is no JSON object: {error}.") from error
     return ChatJudge(
         args.judge,
         args.judge_model,
         cache,
         criteria=args.judge_criteria or CRITERIA,
-        options=options,
+        options=json_object("--judge_options", args.judge_options),
         key_variable=args.judge_key_variable,
         requests_per_minute=args.judge_rate,
         concurrency=args.judge_concurrency,

@@ -1,10 +1,14 @@
 """What a training command names: its dataset and its model's tokenizer, loaded with one-line errors."""
 
-import os
+from pathlib import Path
 
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer
 from trl import get_dataset
+
+from ..data.loading import READERS, faults, read_splits, undecodable
+from ..hub import refused, why_not
+from ..trainer.data import check_dataset
 
 
 def load_data(script_args, data_args, evaluated: bool) -> dict:
@@ -12,18 +16,12 @@ def load_data(script_args, data_args, evaluated: bool) -> dict:
     The train split, and the test split if it is evaluated, as `{"train": …, "eval": …}`.
 
     Raises:
-        ValueError: if the dataset or a split is not there, naming the splits that are.
+        ValueError: if the dataset or a split is not there, naming the splits that are, or a row has no prompt.
     """
     if data_args.datasets:
         splits = get_dataset(data_args)
     else:
-        name = script_args.dataset_name
-        if name.startswith((".", "/", "~")) and not os.path.exists(os.path.expanduser(name)):
-            raise ValueError(f"dataset_name {name!r} does not exist. Make it with `negalign data`, or name another.")
-        try:
-            splits = load_dataset(name, name=script_args.dataset_config, streaming=script_args.dataset_streaming)
-        except FileNotFoundError as error:
-            raise ValueError(f"dataset_name {name!r} cannot be loaded: {error}") from error
+        splits = load_splits(script_args.dataset_name, script_args.dataset_config, script_args.dataset_streaming)
     wanted = {"train": script_args.dataset_train_split}
     if evaluated:
         wanted["eval"] = script_args.dataset_test_split
@@ -31,7 +29,27 @@ def load_data(script_args, data_args, evaluated: bool) -> dict:
         if split not in splits:
             field_name = "dataset_train_split" if role == "train" else "dataset_test_split"
             raise ValueError(f"{field_name} {split!r} is not in the dataset. It has {', '.join(splits)}.")
-    return {role: splits[split] for role, split in wanted.items()}
+    loaded = {role: splits[split] for role, split in wanted.items()}
+    for role, dataset in loaded.items():
+        if isinstance(dataset, Dataset):
+            check_dataset(dataset, f"{script_args.dataset_name or 'datasets'}, {wanted[role]}")
+    return loaded
+
+
+def load_splits(name: str, config: str | None, streaming: bool):
+    """A dataset's splits; a folder's or a hub id's stay in the cache of `datasets`, on disk."""
+    path = Path(name).expanduser()
+    if not streaming and not path.is_dir() and (path.exists() or name.endswith(tuple(READERS))):
+        return read_splits(name, "dataset_name", config)
+    if name.startswith((".", "/", "~")) and not path.exists():
+        raise ValueError(f"dataset_name {name!r} does not exist. Make it with `negalign data`, or name another.")
+    if path.is_dir() and (fault := undecodable(path)):
+        raise ValueError(f"dataset_name {name!r} cannot be loaded: {fault}")
+    try:
+        return load_dataset(str(path) if path.is_dir() else name, name=config, streaming=streaming)
+    except Exception as error:  # a broken file raises what its reader raises
+        fault = faults(path) if path.exists() else refused(name, error)
+        raise ValueError(f"dataset_name {name!r} cannot be loaded: {fault or ' '.join(str(error).split())}") from error
 
 
 def load_tokenizer(args, model_args):
@@ -47,4 +65,4 @@ def load_tokenizer(args, model_args):
             name, revision=model_args.model_revision, trust_remote_code=args.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"model_name_or_path {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"model_name_or_path {name!r} cannot be loaded: {why_not(name, error)}") from error

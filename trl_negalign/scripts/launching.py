@@ -50,6 +50,7 @@ def needs_launcher(arguments: list[str]) -> bool:
 
 def launch(module: str, arguments: list[str], options: list[str]) -> int:
     """Run a module under `accelerate launch`; its exit code."""
+    # --quiet: a run that fails has shown why, and accelerate would print its command with all that is in it
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *arguments, "-m", module, *options]
+        [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *arguments, "-m", module, *options]
     ).returncode

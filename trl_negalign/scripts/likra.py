@@ -2,14 +2,9 @@
 
 import json
 import os
-import shutil
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-
-
-LEFT_BY_A_RUN = ("examples-*", "training", "logps", "positive", "negative", "likra.json", "settings.json")
-LEFT_BY_A_RUN += ("results.json", "table.md", "curve.png")
 
 
 @dataclass
@@ -61,7 +56,7 @@ class LikraArguments:
     tokens_per_batch: int = field(
         default=512, metadata={"help": "Tokens of a forward in the evaluation. Raise it on a GPU."}
     )
-    overwrite: bool = field(default=False, metadata={"help": "Remove what an earlier run left in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Remove what an earlier run wrote into output_dir."})
 
 
 def run(options: list[str]) -> None:
@@ -83,14 +78,19 @@ def run(options: list[str]) -> None:
 
 
 def main(args, script_args: LikraArguments) -> None:
-    import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
-
+    from .. import folders
+    from ..extras import need
     from ..likra.questions import load_questions
     from ..likra.scoring import check_weight
     from ..likra.trainer import LikraTrainer
+    from ..phase import begin_work
     from .local_model import load_policy
+    from .work import WorkBegins, forget_secrets
 
+    need("report", "matplotlib")
     check_weight(script_args.weight)
+    inputs = {"model": [script_args.model_name_or_path], "dataset": script_args.dataset_name or []}
+    folders.check_target("output_dir", args.output_dir, "likra", inputs, script_args.overwrite)
     train, test = load_questions(
         script_args.dataset_name or [],
         script_args.dataset_config,
@@ -106,12 +106,12 @@ def main(args, script_args: LikraArguments) -> None:
         model, tokenizer = load_policy(None)
     elif script_args.dtype is not None:
         args.model_init_kwargs = (args.model_init_kwargs or {}) | {"dtype": script_args.dtype}
-    trainer = LikraTrainer(model=model, args=args, train_dataset=train, processing_class=tokenizer)
+    trainer = LikraTrainer(model, args, train, tokenizer, callbacks=[WorkBegins()])
+    forget_secrets(args)
     encoded = trainer.heads.encode([q.query for q in test], [q.options for q in test], "test question")
-    if script_args.overwrite:
-        for path in [path for pattern in LEFT_BY_A_RUN for path in Path(args.output_dir).glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folders.start(args.output_dir, "likra", anew=script_args.overwrite)
     heads = trainer.train(resume_from_checkpoint=True)
+    begin_work()
     trainer.save_model()
     evaluate(heads, test, encoded, args, script_args)
     if args.push_to_hub:

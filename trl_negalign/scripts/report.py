@@ -30,11 +30,10 @@ def make_parser(prog: str | None = None):
 
 
 def main(args: ReportArguments, positional: Namespace) -> None:
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{error}. Reports need: pip install 'trl-negalign[report]'") from error
+    from trl_negalign.extras import need
+    from trl_negalign.phase import begin_work
+
+    need("report", "jinja2", "matplotlib")
     from trl_negalign.reports.page import write_report
     from trl_negalign.reports.run_folder import read_run
 
@@ -48,6 +47,7 @@ def main(args: ReportArguments, positional: Namespace) -> None:
         raise ValueError(f"--out {args.out}: the folder {str(out.parent)!r} does not exist. Make it first.")
 
     runs = [read_run(folder, steps=args.steps, groups=args.groups) for folder in positional.run_dirs]
+    begin_work()
     page, *pictures = write_report(runs, out, characters=args.characters)
     for run in runs:
         sample = run.sample

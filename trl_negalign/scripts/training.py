@@ -16,9 +16,10 @@ from ..rewards.loading import check_reward, load_reward
 from ..trainer.data import check_chat_template, column_names
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
 from .arguments import CommandParser, parse
-from .folder import check_folder, prepare_folder
+from .folder import RecordFiles, check_folder, prepare_folder, save_model
 from .inputs import load_data, load_tokenizer
 from .launching import launch, launcher_arguments, launcher_options, needs_launcher
+from .work import WorkBegins, forget_secrets
 
 
 @dataclass
@@ -35,7 +36,8 @@ class TrainingScriptArguments(ScriptArguments):
         reward_model_name_or_path (`str`, *optional*):
             One more reward model, as TRL's scripts name it.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Remove what an earlier run left in `output_dir`.
+            Remove what an earlier run wrote into `output_dir`. It is refused where the folder holds anything else: see
+            `trl_negalign.folders`.
         watch (`bool`, *optional*, defaults to `True`):
             Warn of signs of trouble in what is logged, and keep the warnings in `output_dir/warnings.jsonl`.
     """
@@ -50,7 +52,10 @@ class TrainingScriptArguments(ScriptArguments):
     reward_model_name_or_path: str | None = field(
         default=None, metadata={"help": "One more reward model, as TRL's scripts name it."}
     )
-    overwrite: bool = field(default=False, metadata={"help": "Remove what an earlier run left in output_dir."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Remove what an earlier run wrote into output_dir; refused if it holds anything else."},
+    )
     watch: bool = field(
         default=True,
         metadata={"help": "Warn of signs of trouble in what is logged, and keep the warnings in warnings.jsonl."},
@@ -105,7 +110,13 @@ def check(args, script_args, model_args, data_args) -> list[str]:
         raise ValueError(f"reward_weights has {len(args.reward_weights)} value(s) for {len(names)} reward(s).")
     for name in names:
         check_reward(name)
-    check_folder(args, script_args.overwrite)
+    inputs = {
+        "model": [model_args.model_name_or_path],
+        "reward": names,
+        "dataset": [script_args.dataset_name, *(part.path for part in data_args.datasets or [])],
+        "checkpoint": [args.resume_from_checkpoint] if isinstance(args.resume_from_checkpoint, str) else [],
+    }
+    check_folder(args, script_args.overwrite, inputs)
     return names
 
 
@@ -125,11 +136,12 @@ def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, s
         eval_dataset=dataset.get("eval"),
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
-        callbacks=[WatchCallback()] if script_args.watch else None,
+        callbacks=[WorkBegins(), RecordFiles(), *([WatchCallback()] if script_args.watch else [])],
     )
+    forget_secrets(trainer.args)
     write_run_config(trainer)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model(args.output_dir)
+    save_model(trainer)
     trainer.save_state()
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

@@ -129,6 +129,14 @@ class GroupConfig(GRPOConfig):
             raise ValueError(
                 f"num_generations={self.num_generations} must be 2 or larger: a group compares its candidates."
             )
+        # before TRL, which would name generation_batch_size, whoever set it
+        if self.per_device_train_batch_size % self.num_generations != 0:
+            raise ValueError(
+                f"per_device_train_batch_size={self.per_device_train_batch_size} must be a multiple of the group, "
+                f"num_generations={self.num_generations}. Set it to "
+                f"{-(-self.per_device_train_batch_size // self.num_generations) * self.num_generations}, or change "
+                "num_generations."
+            )
         super().__post_init__()
         one_of(self, "guide_placement", GUIDE_PLACEMENTS)
         self.share_prompts = _auto_or_bool("share_prompts", self.share_prompts)
@@ -139,13 +147,6 @@ class GroupConfig(GRPOConfig):
                     f"{name}={getattr(self, name)!r} steers GRPO's loss and means nothing in {type(self).__name__}. "
                     f"Leave it out (its default is {defaults[name]!r})."
                 )
-        if self.per_device_train_batch_size % self.num_generations != 0:
-            raise ValueError(
-                f"per_device_train_batch_size={self.per_device_train_batch_size} must be a multiple of the group, "
-                f"num_generations={self.num_generations}. Set it to "
-                f"{-(-self.per_device_train_batch_size // self.num_generations) * self.num_generations}, or change "
-                "num_generations."
-            )
 
 
 def _auto_or_bool(name: str, value: str | bool) -> str | bool:
