@@ -47,8 +47,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def queries(rows: int, tokens: int, seed: int = 0) -> Dataset:
-    """Random letters of `tokens` tokens under the byte tokenizer, with two responses of their own."""
+def queries(rows: int, tokens: int, seed: int = 0, spread: bool = False) -> Dataset:
+    """
+    Random letters of `tokens` tokens under the byte tokenizer, or spread evenly from half of that to the whole, with
+    two responses of their own.
+    """
     letters = random.Random(seed)
 
     def text(length: int) -> str:
@@ -56,7 +59,7 @@ def queries(rows: int, tokens: int, seed: int = 0) -> Dataset:
 
     return Dataset.from_dict(
         {
-            "prompt": [text(tokens) for _ in range(rows)],
+            "prompt": [text(letters.randint(tokens // 2, tokens) if spread else tokens) for _ in range(rows)],
             "chosen": [text(tokens // 2) for _ in range(rows)],
             "rejected": [text(tokens // 2) for _ in range(rows)],
         }

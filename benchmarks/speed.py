@@ -33,6 +33,7 @@ def arguments(options: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--completion", type=int, nargs="+", default=[64, 256], help="tokens of every completion")
     parser.add_argument("--group", type=int, nargs="+", default=[2, 4, 8], help="completions of a query, even")
     parser.add_argument("--queries", type=int, default=1, help="queries of an optimizer step")
+    parser.add_argument("--spread_queries", action="store_true", help="queries of half of --query's tokens to all")
     parser.add_argument("--guide", type=int, default=45, help="tokens of a guide with the blank line after it")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of every trainer, after one to warm up")
@@ -50,6 +51,8 @@ def arguments(options: list[str] | None) -> argparse.Namespace:
     odd = [group for group in args.group if group < 2 or group % 2]
     if odd:
         parser.error(f"--group {odd[0]}: half of a group has another guide, so give even sizes")
+    if args.spread_queries and args.queries < 2:
+        parser.error(f"--spread_queries with --queries {args.queries}: one query cannot be longer than another")
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: at least one step is timed")
     return args

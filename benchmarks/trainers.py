@@ -12,8 +12,9 @@ def build_trainers(args: argparse.Namespace, query: int, completion: int, group:
     The trainers of `args.methods` by name, each on a model of its own with the same random weights.
 
     A step of each samples `args.queries * group` completions of exactly `completion` tokens for the same queries of
-    `query` tokens, and trains on all of them. Online DPO samples two completions a query by design, so it takes every
-    query once for each pair of a group. Only NEAT's candidates and half of PLE's are sampled after a guide.
+    `query` tokens, or with `args.spread_queries` of half of that on, and trains on all of them. Online DPO samples two
+    completions a query by design, so it takes every query once for each pair of a group. Only NEAT's candidates and
+    half of PLE's are sampled after a guide.
 
     Args:
         args (`argparse.Namespace`): the options of `speed.py`.
@@ -33,7 +34,7 @@ def build_trainers(args: argparse.Namespace, query: int, completion: int, group:
     from trl_negalign import NEATConfig, NEATTrainer, PLEConfig, PLETrainer
 
     tokenizer = byte_tokenizer()
-    dataset = queries(args.queries, query, args.seed).select_columns("prompt")
+    dataset = queries(args.queries, query, args.seed, args.spread_queries).select_columns("prompt")
     reward = length_checking_reward(args.queries * group, completion, tokenizer.eos_token_id)
 
     def build(trainer_class, config_class, rows, repeated=1, **options):

@@ -298,6 +298,40 @@ def test_a_run_times_every_method_and_goes_on_where_it_stopped(run):
         run("--group", "2", "--seed", "1")
 
 
+def test_queries_of_spread_lengths(module):
+    shapes = module("shapes")
+    tokenizer = shapes.byte_tokenizer()
+    for spread in (False, True):
+        lengths = [len(tokenizer(text)["input_ids"]) for text in shapes.queries(64, 24, spread=spread)["prompt"]]
+        assert set(lengths) == (set(range(12, 25)) if spread else {24})
+
+
+def test_a_run_with_spread_queries(run, module, monkeypatch):
+    """Each method gets the same two queries, which are not equally long."""
+    trainers, seen = module("trainers"), []
+    checking = trainers.length_checking_reward
+
+    def keeping(*args):
+        reward = checking(*args)
+
+        def kept(prompts, **kwargs):
+            seen.append(sorted({len(prompt) for prompt in prompts}))
+            return reward(**kwargs)
+
+        return kept
+
+    monkeypatch.setattr(trainers, "length_checking_reward", keeping)
+    options = run("--group", "2", "--queries", "2", "--spread_queries")["options"]
+    assert options["spread_queries"] and len(seen) >= 4
+    assert len(seen[0]) == 2 and all(lengths == seen[0] for lengths in seen)
+
+
+def test_one_query_has_no_spread(run, capsys):
+    with pytest.raises(SystemExit):
+        run("--group", "2", "--spread_queries")
+    assert "cannot be longer than another" in capsys.readouterr().err
+
+
 def test_half_of_an_odd_group_cannot_be_guided(run, capsys):
     with pytest.raises(SystemExit):
         run("--group", "3")

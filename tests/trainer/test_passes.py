@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trl_negalign.trainer.passes import by_length, group_lengths, in_chunks, select
+from trl_negalign.trainer.passes import by_length, columns_multiple, group_lengths, select
 
 
 # three groups of two: queries of 2, 3 and 1 tokens in 4 columns, completions in 5 columns
@@ -51,6 +51,25 @@ def test_columns_in_multiples():
     assert ids.tolist() == [[0, 31, 125, 126, 127, 128]]
 
 
+def test_columns_beyond_those_of_the_batch():
+    part = select(BATCH, ALL, multiple=8)
+    ids, mask = part.as_rows()
+    assert ids.shape == mask.shape == (5, 8 + 8)
+    assert ids[2].tolist() == [0, 0, 0, 0, 0, 21, 22, 23, 115, 116, 117, 118, 119, 0, 0, 0]
+    assert mask[2].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    values = part.from_rows(torch.arange(5 * 8).view(5, 8).float())
+    found = part.spread(values)
+    assert found.shape == (3, 2, 5) and found[1].tolist() == [[0.0] * 5, [16.0, 17.0, 18.0, 19.0, 20.0]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "multiple"),
+    [(None, "cpu", 1), (None, "cuda", 64), (None, "npu", 64), (8, "cuda", 8), (8, "cpu", 8)],
+)
+def test_shapes_repeat_on_accelerators(asked, device, multiple):
+    assert columns_multiple(asked, device) == multiple
+
+
 @pytest.mark.parametrize("run", [only(), only((1, 0))])
 def test_one_row_always_goes_through(run):
     part = select(BATCH, run)
@@ -96,7 +115,3 @@ def test_a_step_of_one_micro_batch_keeps_its_groups():
     batches = [numbers(1, 9), numbers(4, 9)]
     found = by_length(batches, lambda batch: batch["number"], together=1)
     assert [sorted(batch["number"].tolist()) for batch in found] == [[1, 9], [4, 9]]
-
-
-def test_chunks():
-    assert [chunk["number"].tolist() for chunk in in_chunks(numbers(1, 2, 3, 4), 2)] == [[1, 2], [3, 4]]

@@ -59,7 +59,7 @@ def test_as_the_whole_square(query_lengths, lengths, heads, key_heads):
         torch.randn(groups, count, row_length, 8, dtype=torch.float64, requires_grad=True)
         for count in (heads, key_heads, key_heads)
     ]
-    places = locate(torch.tensor(query_lengths), torch.tensor(lengths), row_length, heads // key_heads, torch.float64)
+    places = locate(torch.tensor(query_lengths), torch.tensor(lengths), row_length, torch.float64)
     module = SimpleNamespace(num_key_value_groups=heads // key_heads, is_causal=True)
     found, weights = packed_attention(module, *states, None, places, scaling=0.3)
     assert weights is None and found.isfinite().all()
@@ -77,28 +77,45 @@ def test_as_the_whole_square(query_lengths, lengths, heads, key_heads):
 
 def test_dropout_is_that_of_the_layer():
     module = SimpleNamespace(num_key_value_groups=1, is_causal=True)
-    places = locate(torch.tensor([2]), torch.tensor([[2, 1]]), 5, 1, torch.float32)
+    places = locate(torch.tensor([2]), torch.tensor([[2, 1]]), 5, torch.float32)
     found, _ = packed_attention(module, *torch.ones(3, 1, 2, 5, 8), None, places, dropout=1.0)
     assert found.shape == (1, 5, 2, 8) and found.count_nonzero() == 0
 
 
 def test_places():
-    """Rows `q q 1 1 2` and `q 2 2 2 .`: two candidates at most, three tokens at most, two of a query."""
-    found = locate(torch.tensor([2, 1]), torch.tensor([[2, 1], [0, 3]]), 5, 1, torch.float32)
-    assert found.own.tolist() == [[[2, 3, 4], [4, 4, 4]], [[6, 7, 8], [6, 7, 8]]]
-    # eight results a group: those of the query, of the first candidate and of the second
-    assert found.origin.tolist() == [0, 1, 2, 3, 5, 8, 10, 11, 12, 8]
-    assert (found.bias[:, 0] == 0).long().tolist() == [
-        [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]],
-        [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]],
-        [[1, 0, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, 1, 1, 1]],
-        [[1, 0, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, 1, 1, 1]],
+    """Rows `q q 1 1 2` and `q 2 2 2 .`, each group by itself: the second has one candidate with tokens."""
+    found = locate(torch.tensor([2, 1]), torch.tensor([[2, 1], [0, 3]]), 5, torch.float32)
+    assert [own.tolist() for own in found.own] == [[[2, 3], [4, 4]], [[6, 7, 8]]]
+    # results: two for each query, two for each candidate of the first group, three for that of the second
+    assert found.width == 2 and found.origin.tolist() == [0, 1, 4, 5, 6, 2, 8, 9, 10, 0]
+    assert [(bias[0, 0] == 0).long().tolist() for bias in found.bias] == [
+        [[1, 1, 1, 0], [1, 1, 1, 1]],
+        [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]],
     ]
 
 
-def test_one_mask_for_all_candidates_of_queries_of_one_length():
-    found = locate(torch.tensor([2, 2]), torch.tensor([[2, 1], [0, 3]]), 5, 2, torch.bfloat16)
-    assert found.bias.shape == (1, 1, 6, 5) and found.bias.dtype == torch.bfloat16
+def test_places_in_multiples():
+    """What fills a query up to four places belongs to candidates, and none of them may see it there."""
+    found = locate(torch.tensor([2, 5]), torch.tensor([[2, 1], [0, 3]]), 8, torch.float32, multiple=4)
+    assert found.width == 8 and [own.shape for own in found.own] == [(2, 4), (1, 4)]
+    assert [bias.shape for bias in found.bias] == [(1, 1, 4, 4 + 4), (1, 1, 4, 8 + 4)]
+    assert (found.bias[0][0, 0] == 0).long().tolist() == [
+        [1, 1, 0, 0, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1, 1, 1, 1],
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("queries", [(1024, 1024), (1024, 700)], ids=["equal", "unequal"])
+def test_bytes_of_the_masks(queries, dtype):
+    """One mask of T * (P + T) for groups of the same lengths, one more for others, none for heads or candidates."""
+    lengths = torch.full((2, 8), 1024)
+    found = locate(torch.tensor(queries), lengths, 1024 + 8 * 1024, dtype)
+    held = {bias.data_ptr(): bias.untyped_storage().nbytes() for bias in found.bias}
+    assert sum(held.values()) == sum(1024 * (query + 1024) for query in set(queries)) * dtype.itemsize
+    assert sum(held.values()) <= 2 * 8 * 2**20
 
 
 @pytest.fixture
@@ -118,11 +135,25 @@ def test_what_is_hidden_is_not_computed(computed, monkeypatch):
     monkeypatch.setattr(SharedPromptBatch, "attention_mask", None)  # the square is not even built
     model, groups = make_model("llama"), make_groups(prompts=(5, 3), completions=((3, 2, 0), (0, 1, 3)))
     packed(model, groups)
-    blocks, query = computed[0], computed[1]
-    # two candidates of each group have tokens; two heads share their keys
-    assert blocks.query == (4, 2, 2 * 3, 8) and blocks.key == (4, 2, 4 + 3, 8)
+    query, first, second = computed[:3]
     assert query.query == (2, 4, 4, 8) and query.key == (2, 2, 4, 8) and query.mask is None
-    assert len(computed) == 2 * model.config.num_hidden_layers
+    # two candidates of each group have tokens, with two heads that have keys; two heads share them
+    assert first.query == (2 * 2, 2, 3, 8) and first.key == (2 * 2, 2, 4 + 3, 8)
+    assert second.query == (2 * 2, 2, 3, 8) and second.key == (2 * 2, 2, 2 + 3, 8)
+    assert len(computed) == 3 * model.config.num_hidden_layers
+
+
+def test_heads_that_share_keys_see_one_copy(monkeypatch):
+    strides, plain = [], F.scaled_dot_product_attention
+
+    def spy(query, key, value, attn_mask=None, **kwargs):
+        if attn_mask is not None:
+            strides.extend([key.stride(1), value.stride(1)])
+        return plain(query, key, value, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    packed(make_model("llama", num_key_value_heads=1), make_groups())
+    assert strides and not any(strides)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
@@ -134,7 +165,8 @@ def test_masks_have_the_dtype_of_the_values(family, computed):
         with context:
             packed(model, make_groups())
         masks = [call.mask for call in computed if call.mask is not None]
-        assert len(masks) == 2 and masks[0].data_ptr() == masks[1].data_ptr()
+        # three groups in each of two layers
+        assert len(masks) == 6 and [mask.data_ptr() for mask in masks[:3]] == [mask.data_ptr() for mask in masks[3:]]
         assert {mask.dtype for mask in masks} == {call.dtype for call in computed}
 
 

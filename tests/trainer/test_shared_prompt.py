@@ -26,6 +26,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tests.trainer import families
 from tests.trainer.families import FAMILIES
 from trl_negalign.trainer import shared_prompt
+from trl_negalign.trainer.shared_attention import locate
 from trl_negalign.trainer.shared_prompt import (
     pack_shared_prompts,
     packing_is_cheaper,
@@ -225,6 +226,23 @@ def test_learnt_positions_are_those_of_the_sequences_alone():
     assert_exact(make_model("gpt2"), make_groups(prompts=(13, 1), completions=((3, 2, 3), (15, 1, 4))))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_in_multiples(attention):
+    """Queries and candidates of other lengths than the multiple, in every group."""
+    model, groups = make_model("llama", attention), make_groups()
+    lengths = []
+    model.register_forward_pre_hook(lambda *args: lengths.append(args[2]["input_ids"].shape[1]), with_kwargs=True)
+    expected, plain = separate(model, groups)[0], packed(model, groups)[0]
+    found = shared_prompt_logps(
+        model, groups.prompt_ids, groups.prompt_mask, groups.completion_ids, groups.completion_mask, 8
+    )[0]
+    assert lengths[-2:] == [12, 16]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    grads = gradients(model, plain, groups.weights)
+    for name, gradient in gradients(model, found, groups.weights).items():
+        torch.testing.assert_close(gradient, grads[name], atol=1e-4, rtol=1e-4)
+
+
 def test_layout():
     batch = pack_shared_prompts(
         torch.tensor([[9, 10, 11], [9, 9, 12]]),
@@ -293,6 +311,32 @@ def test_cost_of_padding_is_the_full_square(padded):
     else:
         completion_mask[0, 0] = 0
     assert packing_is_cheaper(50, prompt_mask, completion_mask) is (padded != "candidate without tokens")
+
+
+def test_cost_counts_each_group_by_itself():
+    """One long candidate in one group and four short ones in the other are not eight long ones."""
+    prompt_mask, completion_mask = torch.zeros(2, 64), torch.zeros(2, 4, 128)
+    prompt_mask[0] = completion_mask[0, 0] = 1
+    prompt_mask[1, -1] = completion_mask[1, :, 0] = 1
+    # 2 * (191 * 30 + 63² / 2) + 128 * 191 + 4 * 1 = 39881 < 0.9 * 5 * (192 * 30 + 192²) = 191808, and with
+    # 2 * 4 * 128 * 191 pairs it would be 211013
+    assert packing_is_cheaper(5, prompt_mask, completion_mask)
+
+
+@pytest.mark.parametrize("width", [16, 64, 896])
+@pytest.mark.parametrize("queries", [(32, 32), (512, 512), (512, 40), (2048, 100)])
+@pytest.mark.parametrize("length", [16, 256, 2048])
+def test_the_mask_is_in_the_cost(width, queries, length):
+    """Where groups are packed, their masks are smaller than what packing saves."""
+    prompts = torch.tensor(queries)
+    prompt_mask = torch.arange(max(queries)) >= max(queries) - prompts[:, None]
+    completion_mask = torch.ones(2, 4, length, dtype=torch.bool)
+    packed = int(prompts.max()) - 1 + 4 * length
+    places = locate(prompts - 1, completion_mask.sum(2), packed, torch.bool)
+    rows, alone = 8, max(queries) + length
+    for by_blocks, masks in ((True, {id(bias): bias.numel() for bias in places.bias}), (False, {0: 2 * packed**2})):
+        if packing_is_cheaper(width, prompt_mask, completion_mask, by_blocks):
+            assert sum(masks.values()) < rows * alone**2 + 6 * width * (rows * alone - 2 * packed)
 
 
 class Wrapper(nn.Module):

@@ -6,8 +6,12 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from transformers import AttentionInterface, AutoModelForCausalLM, GenerationMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from trl.trainer import utils
 
+from tests.conftest import save
 from tests.helpers import METHODS, build, dataset, letter_reward
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
@@ -15,6 +19,9 @@ from trl_negalign.trainer.group_trainer import GroupTrainer
 
 SGD = {"optim": "sgd", "learning_rate": 0.01, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 ALL = pytest.mark.parametrize("method", METHODS)
+LONG_AND_SHORT = Dataset.from_dict(
+    {"prompt": ["How do I boil an egg? Put it in hot water"[: 8 + i] for i in range(32)]}
+)
 
 
 def scored(model, passes):
@@ -87,14 +94,95 @@ def test_one_pass_more_for_the_kl_term(method, model, tokenizer, tmp_path):
     assert [gradient for *_, gradient in passes] == [False, False, True, True] * 2
 
 
+@pytest.mark.parametrize("asked", [None, 16])
+@pytest.mark.parametrize("device_type", ["cpu", "accelerator"])
 @pytest.mark.parametrize("share", [False, True])
-def test_npo_reads_the_reference_of_the_worst_alone(share, model, tokenizer, tmp_path):
+def test_rows_of_a_multiple(share, device_type, asked, model, tokenizer, tmp_path, monkeypatch):
+    """Packed or not, the user's multiple holds; without it an accelerator gets one, which a CPU plays here."""
+    if device_type == "accelerator":
+        plain = group_trainer.columns_multiple
+        monkeypatch.setattr(group_trainer, "columns_multiple", lambda asked, device_type: plain(asked, "npu"))
+    passes = scored(model, [])
+    options = {"share_prompts": share, "pad_to_multiple_of": asked, "gradient_accumulation_steps": 4, "max_steps": 1}
+    trainer = build("neat", model, tokenizer, tmp_path, LONG_AND_SHORT, **SGD | options)
+    trainer.train()
+    widths = [ids.shape[1] for ids, *_ in passes]
+    multiple = asked or (1 if device_type == "cpu" else 64)
+    assert len(widths) == 4 and all(width % multiple == 0 for width in widths)
+    assert multiple > 1 or any(width % 16 for width in widths)
+
+
+NPO = {"penalty_type": "npo", "peft_config": LoraConfig(r=4), "max_steps": 1}
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_npo_alone_reads_the_reference_of_the_worst_alone(share, model, tokenizer, tmp_path):
     passes, rows = scored(model, []), []
-    options = {"penalty_type": "npo", "peft_config": LoraConfig(r=4), "max_steps": 1, "share_prompts": share}
+    options = NPO | {"sft_weight": 0.0, "ranking_weight": 0.0, "share_prompts": share}
     build("neat", model, tokenizer, tmp_path, dataset("conversation"), keeping(rows), **options).train()
     (ids, _, gradient), _ = passes
     assert not gradient
     assert_rows(ids, [min(rows[i : i + 4], key=lambda row: row[2]) for i in (0, 4)], tokenizer, False)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_reference_runs_what_the_policy_runs(share, model, tokenizer, tmp_path):
+    """In every micro-batch, row by row and column by column: half precision rounds by the shape."""
+    passes = scored(model, [])
+    options = NPO | {"share_prompts": share, "gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 4}
+    build("neat", model, tokenizer, tmp_path, LONG_AND_SHORT, **options).train()
+    shapes = [ids.shape for ids, *_ in passes]
+    assert [gradient for *_, gradient in passes] == ([False] * 2 + [True] * 4) * 2
+    for start in (0, 6):
+        reference = [ids for ids, *_ in passes[start : start + 2]]
+        for ids, again in zip(reference * 2, (ids for ids, *_ in passes[start + 2 : start + 6]), strict=True):
+            assert torch.equal(ids, again)
+    assert len(set(shapes)) > 1
+
+
+@pytest.fixture
+def saved_bf16(model, tokenizer, tmp_path):
+    return save(model.bfloat16(), tokenizer, tmp_path / "bf16")
+
+
+@pytest.mark.parametrize("reference", ["adapter left out", "adapter's copy", "model"])
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("options", [{}, {"sft_weight": 0.0, "ranking_weight": 0.0}, {"beta": 0.1}])
+def test_the_policy_starts_at_its_reference(options, share, reference, saved_bf16, tokenizer, tmp_path, monkeypatch):
+    """ℓ − ℓ_ref is 0 in bf16 too, to the last bit, for every token of the first optimizer step."""
+    model = AutoModelForCausalLM.from_pretrained(saved_bf16, dtype=torch.bfloat16)
+    lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=reference == "adapter left out")
+    peft_config = None
+    if reference == "adapter left out":
+        peft_config = lora
+    elif reference == "adapter's copy":
+        model = get_peft_model(model, lora)
+    packed, original = [], group_trainer.shared_prompt_logps
+    monkeypatch.setattr(group_trainer, "shared_prompt_logps", lambda *args: packed.append(1) or original(*args))
+    options = SGD | {"gradient_accumulation_steps": 2, "max_steps": 1, "max_completion_length": 24} | options
+    trainer = build(
+        "neat",
+        model,
+        tokenizer,
+        tmp_path,
+        LONG_AND_SHORT,
+        share_prompts=share,
+        penalty_type="npo",
+        peft_config=peft_config,
+        **options,
+    )
+    ratios, group_loss = [], trainer.group_loss
+
+    def record(token_logps, batch):
+        taken = batch["taught"][..., None] & (batch["completion_mask"] == 1)
+        ratios.append((token_logps.detach() - batch["ref_per_token_logps"])[taken])
+        assert token_logps.detach()[taken].abs().min() > 0
+        return group_loss(token_logps, batch)
+
+    trainer.group_loss = record
+    trainer.train()
+    assert len(ratios) == 2 and all(len(ratio) > 10 and ratio.count_nonzero() == 0 for ratio in ratios)
+    assert not packed or share
 
 
 @ALL
@@ -118,8 +206,25 @@ def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer
     trainer = build(method, model, tokenizer, tmp_path, share_prompts=share, log_entropy=log_entropy, max_steps=1)
     trainer.train()
     assert len(outputs) == 1
-    assert (outputs[0].entropy is not None) == log_entropy
+    # TRL's own head, which is left in place where nothing is shared, computes them in any case
+    assert (outputs[0].entropy is not None) == (log_entropy or not share)
     assert ("entropy" in trainer.state.log_history[0]) == log_entropy
+
+
+def test_with_sharing_off_nothing_is_patched(model, tokenizer, tmp_path, monkeypatch):
+    """Neither transformers' attention and its `generate` nor the head that TRL has put on the model."""
+    AttentionInterface.register("sdpa", sdpa_attention_forward)
+    heads, generates, plain = [], [], GenerationMixin.generate
+    monkeypatch.setattr(utils, "add_fused_lm_head", lambda *args, **kwargs: heads.append(1))
+
+    def generate(self, *args, **kwargs):
+        generates.append("generate" in vars(self))
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(GenerationMixin, "generate", generate)
+    build("neat", model, tokenizer, tmp_path, share_prompts=False, max_steps=1).train()
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
+    assert heads == [] and generates == [False]
 
 
 # Candidates
@@ -282,9 +387,6 @@ def test_a_tied_micro_batch_is_one_row(method, share, model, tokenizer, tmp_path
 # Micro-batches
 
 
-LONG_AND_SHORT = Dataset.from_dict(
-    {"prompt": ["How do I boil an egg? Put it in hot water"[: 8 + i] for i in range(32)]}
-)
 ROUNDS = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 4}
 
 

@@ -30,7 +30,7 @@ from .collective import means, on_all_processes
 from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
 from .data import check_chat_template, check_datasets, column_names, end_tokens, fill_in
 from .group_config import GroupConfig
-from .passes import by_length, group_lengths, in_chunks, select
+from .passes import by_length, columns_multiple, group_lengths, select
 from .prefill import prefill_once
 from .scores import combine, means_by_kind, refuse_infinite
 from .seams import SeamError, check_seams
@@ -120,7 +120,7 @@ class GroupTrainer(GRPOTrainer):
         # the KL term, entropies and the experts' balance are of all candidates, not of those that teach
         self.runs_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        if not args.log_entropy:
+        if args.share_prompts and not args.log_entropy:
             leave_out_entropies(base, self.temperature, args.cast_lm_head_to_fp32)
         if "position_ids" in inspect.signature(base.forward).parameters:
             for scored in (self.model, self.ref_model):
@@ -140,10 +140,6 @@ class GroupTrainer(GRPOTrainer):
     def needs_reference(args: GroupConfig) -> bool:
         """Whether [`group_loss`] reads `ref_per_token_logps` even where `beta` is 0."""
         return False
-
-    def referenced(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Of which candidates [`group_loss`] reads `ref_per_token_logps` for itself, `[groups, G]`."""
-        return torch.ones_like(batch["rewards"], dtype=torch.bool)
 
     def taught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """
@@ -165,8 +161,8 @@ class GroupTrainer(GRPOTrainer):
 
         Args:
             batch (`dict[str, torch.Tensor]`): this process's groups: `prompt_ids` and `prompt_mask` `[groups, P]`,
-                `completion_ids`, `completion_mask` (and `ref_per_token_logps`) `[groups, G, T]`, `rewards`
-                `[groups, G]` with NaN for a candidate without a score.
+                `completion_ids`, `completion_mask` `[groups, G, T]`, `rewards` `[groups, G]` with NaN for a candidate
+                without a score.
             rewards (`torch.Tensor`): the rewards of all processes, `[all groups, G]`.
 
         Returns:
@@ -183,8 +179,9 @@ class GroupTrainer(GRPOTrainer):
         Args:
             token_logps (`torch.Tensor`): `[groups, G, T]`, in nats, given the plain query; 0 for a candidate that was
                 left out of the pass.
-            batch (`dict[str, torch.Tensor]`): a micro-batch, shaped as in [`start_round`], and `taught` `[groups, G]`:
-                the candidates that went through the model. What is logged of others must be NaN.
+            batch (`dict[str, torch.Tensor]`): a micro-batch, shaped as in [`start_round`], `taught` `[groups, G]`: the
+                candidates that went through the model (what is logged of others must be NaN), and where a reference
+                is needed `ref_per_token_logps` `[groups, G, T]`, of the same candidates.
 
         Returns:
             `tuple`: the loss of each group `[groups]`, and tensors to log by name, of any shape, whose mean over all
@@ -288,8 +285,6 @@ class GroupTrainer(GRPOTrainer):
         batch |= {name: output[name][::size] for name in ("prompt_ids", "prompt_mask")}
         # a candidate without tokens (mask_truncated_completions) has nothing to learn from
         batch["rewards"] = pack_groups(rewards, size).masked_fill(batch["completion_mask"].sum(-1) == 0, torch.nan)
-        if self.kl_weight != 0.0 or self.needs_reference(self.args):
-            batch["ref_per_token_logps"] = self._reference_logps(batch)
         all_rewards = self.accelerator.gather(batch["rewards"])
         silent = ~has_signal(self.comparisons(all_rewards))
         self.log_round_metric("frac_groups_no_signal", silent.float().mean().item())
@@ -306,6 +301,9 @@ class GroupTrainer(GRPOTrainer):
             # neighbours in the buffer that fall into one optimizer step, in every iteration over it
             together=math.gcd(self.args.gradient_accumulation_steps, self.args.steps_per_generation),
         )
+        if self.kl_weight != 0.0 or self.needs_reference(self.args):
+            for batch in self._buffered_inputs:
+                batch["ref_per_token_logps"] = self._reference_logps(batch)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     @property
@@ -361,12 +359,14 @@ class GroupTrainer(GRPOTrainer):
 
     def _group_logps(self, model, batch, run, compute_entropy=False, compute_aux_loss=False):
         """Log-probs and entropies of the candidates in `run`, `[groups, G, T]`, and TRL's auxiliary loss."""
-        part = select(batch, run, self.pad_to_multiple_of or 1)
-        prompt_mask, mask = part.prompt_mask, part.completion_mask
-        width, by_blocks = self.model.config.hidden_size, attends_by_blocks(self.model)
-        if self.shares_prompts and packing_is_cheaper(width, prompt_mask, mask, by_blocks):
+        multiple = columns_multiple(self.pad_to_multiple_of, run.device.type)
+        part = select(batch, run, multiple)
+        # a model that shares nothing is neither asked for its width, which it may keep elsewhere, nor changed
+        if self.shares_prompts and packing_is_cheaper(
+            self.model.config.hidden_size, part.prompt_mask, part.completion_mask, attends_by_blocks(self.model)
+        ):
             with self.accelerator.autocast():
-                logps, entropies = shared_prompt_logps(model, part.prompt_ids, prompt_mask, part.completion_ids, mask)
+                logps, entropies = shared_prompt_logps(model, *part.as_groups(), multiple)
             aux_loss = None
         else:
             logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
@@ -386,11 +386,10 @@ class GroupTrainer(GRPOTrainer):
         return None, None, None
 
     def _reference_logps(self, batch):
-        """Reference log-probabilities of this process's groups, `[groups, G, T]`, 0 where nothing reads them."""
-        if self.kl_weight != 0.0:
-            read = torch.ones_like(batch["rewards"], dtype=torch.bool)
-        else:
-            read = self.referenced(batch)
+        """
+        Reference log-probabilities of a micro-batch, `[groups, G, T]`. The reference runs what the policy will run, in
+        the same arrangement: half precision rounds by it, and while both are the same they shall not differ.
+        """
         model, scope = self.ref_model, nullcontext()
         if model is None:
             model, policy = self.model, self.accelerator.unwrap_model(self.model)
@@ -398,8 +397,7 @@ class GroupTrainer(GRPOTrainer):
             scope = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
         checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), scope, checkpointing:
-            chunks = in_chunks(batch | {"read": read}, self.args.per_device_train_batch_size // len(self.candidates))
-            return torch.cat([self._group_logps(model, chunk, chunk["read"])[0] for chunk in chunks])
+            return self._group_logps(model, batch, self._to_run(batch))[0]
 
     def log_round_metric(self, name: str, value: float) -> None:
         """Log a training metric that all processes know alike."""

@@ -70,9 +70,6 @@ class NEATTrainer(GroupTrainer):
     def needs_reference(args: NEATConfig) -> bool:
         return args.penalty_type == "npo" and args.penalty_weight > 0
 
-    def referenced(self, batch):
-        return self._extremes(batch["rewards"])[1]
-
     def taught(self, batch):
         """
         Of a group with two different rewards: the best for the imitation, the worst for the penalty, and for the

@@ -3,11 +3,15 @@ What of a micro-batch goes through the model, and in which order: only candidate
 none of them needs, and groups of like length in one micro-batch. Tensors only, no TRL.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+
+# kernels of accelerators are chosen, and some are compiled, by the shape of what they are given
+ACCELERATOR_MULTIPLE = 64
 
 
 @dataclass
@@ -39,6 +43,10 @@ class Selection:
         """T', columns of the completions."""
         return self.completion_mask.shape[2]
 
+    def as_groups(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens and mask of the queries, tokens and mask of the completions."""
+        return self.prompt_ids, self.prompt_mask, self.completion_ids, self.completion_mask
+
     def as_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and attention mask of separate sequences, `[rows, P' + T']` each."""
         group = self.rows // self.shape[1]
@@ -52,8 +60,16 @@ class Selection:
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """`[kept, G, T']` as `[groups, G, T]` of the whole micro-batch, 0 for who was left out."""
-        values = F.pad(values, (0, self.shape[2] - self.length))
+        values = F.pad(values, (0, self.shape[2] - self.length))  # or cut, where they were padded beyond it
         return values.new_zeros(self.shape).index_copy(0, self.groups, values)
+
+
+def columns_multiple(pad_to_multiple_of: int | None, device_type: str) -> int:
+    """
+    To which multiple rows are made long: the user's, or else one that lets shapes repeat on an accelerator, and 1 on a
+    CPU, where every column costs and a new shape nothing.
+    """
+    return pad_to_multiple_of or (1 if device_type == "cpu" else ACCELERATOR_MULTIPLE)
 
 
 def select(batch: dict[str, torch.Tensor], run: torch.Tensor, multiple: int = 1) -> Selection:
@@ -66,7 +82,7 @@ def select(batch: dict[str, torch.Tensor], run: torch.Tensor, multiple: int = 1)
         run (`torch.Tensor`): `[groups, G]`, true for the candidates that are to be scored; one without tokens is left
             out all the same. Where none is left, a candidate of the shortest query goes through with a mask of zeros:
             the loss stays connected to all parameters, with a gradient of zero, and no other process waits.
-        multiple (`int`): queries and completions are cut to a multiple of so many columns.
+        multiple (`int`): queries and completions are cut or padded to a multiple of so many columns.
     """
     prompt_mask, mask = batch["prompt_mask"], batch["completion_mask"]
     mask = mask * run[..., None]
@@ -81,21 +97,17 @@ def select(batch: dict[str, torch.Tensor], run: torch.Tensor, multiple: int = 1)
         return max(-(-int(lengths.max()) // multiple), 1) * multiple
 
     width, length = columns(prompt_mask.sum(-1)), columns(mask.sum(-1))
+    # a negative number of columns is taken away
+    left, right = (width - prompt_mask.shape[1], 0), (0, length - mask.shape[2])
     return Selection(
-        prompt_ids=batch["prompt_ids"][groups, -width:],
-        prompt_mask=prompt_mask[:, -width:],
-        completion_ids=batch["completion_ids"][groups, :, :length],
-        completion_mask=mask[:, :, :length],
+        prompt_ids=F.pad(batch["prompt_ids"][groups], left),
+        prompt_mask=F.pad(prompt_mask, left),
+        completion_ids=F.pad(batch["completion_ids"][groups], right),
+        completion_mask=F.pad(mask, right),
         groups=groups,
         rows=runs[groups].flatten().nonzero()[:, 0],
         shape=batch["completion_mask"].shape,
     )
-
-
-def in_chunks(batch: dict[str, torch.Tensor], size: int) -> Iterator[dict[str, torch.Tensor]]:
-    """The groups of a batch, `size` at a time."""
-    for start in range(0, len(next(iter(batch.values()))), size):
-        yield {name: tensor[start : start + size] for name, tensor in batch.items()}
 
 
 def group_lengths(batch: dict[str, torch.Tensor], run: torch.Tensor, packed: bool) -> torch.Tensor:

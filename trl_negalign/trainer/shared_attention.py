@@ -3,8 +3,9 @@ Attention over packed groups without what their mask hides.
 
 In a row `query | candidate 1 | candidate 2 | ...` a mask of the whole square hides most of it: no candidate sees
 another. Here the query's tokens attend among themselves, causally, and each candidate's tokens to the query and to
-their own, which are copied together into a batch of candidates. With a query of P tokens and G candidates of T tokens
-that is P²/2 + G * T * (P + T) pairs of tokens instead of (P + G * T)².
+their own, which are copied together into a batch of candidates, group by group. With a query of P tokens and G
+candidates of T tokens that is P²/2 + G * T * (P + T) pairs of tokens instead of (P + G * T)². The mask has T * (P + T)
+numbers, and all candidates of the group, all heads and all layers share it.
 
 transformers has one function for SDPA, and every model looks it up by the name "sdpa" in each layer. Ours takes its
 place and hands everything to it but packed rows, which bring their [`PackedGroups`] along as an argument of the
@@ -24,26 +25,34 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 class PackedGroups(NamedTuple):
     """
-    Where queries and candidates stand in packed rows of length L. P is the length of the longest query in the rows, G
-    the largest number of candidates with tokens, T the length of the longest candidate.
+    Where queries and candidates stand in packed rows of length L. P is the length of the longest query in the rows.
+    For each group by itself P' is the length of its query, G' the number of its candidates with tokens and T' the
+    length of the longest of them.
 
     Args:
-        own (`torch.Tensor`): `[groups, G, T]`, the places of each candidate's tokens in the flattened rows, and any
-            place after its end.
-        origin (`torch.Tensor`): `[groups * L]`, where each position's result is found in the results of the queries
-            and of the candidates, flattened from `[groups, P + G * T]`, and any place for padding.
-        bias (`torch.Tensor`): `[1 or groups * G, 1, T, P + T]`, 0 where a candidate's token sees one of the query or
-            of its own, minus infinity elsewhere. Heads that share their keys are taken together: its T is then as many
-            times longer.
+        own (`tuple[torch.Tensor, ...]`): for each group `[G', T']`, the places of each candidate's tokens in the
+            flattened rows, and any place after its end.
+        bias (`tuple[torch.Tensor, ...]`): for each group `[1, 1, T', P' + T']`, 0 where a candidate's token sees one
+            of the query or of its own, minus infinity elsewhere. Groups of the same lengths share one.
+        origin (`torch.Tensor`): `[groups * L]`, where each position's result is found in the results of the queries,
+            flattened from `[groups, P]`, with those of each group's candidates behind them, flattened from `[G', T']`;
+            any place for padding.
+        width (`int`): P.
     """
 
-    own: torch.Tensor
+    own: tuple[torch.Tensor, ...]
+    bias: tuple[torch.Tensor, ...]
     origin: torch.Tensor
-    bias: torch.Tensor
+    width: int
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The smallest multiple that is not less than a length."""
+    return -(-length // multiple) * multiple
 
 
 def locate(
-    query_lengths: torch.Tensor, lengths: torch.Tensor, row_length: int, heads_per_key: int, dtype: torch.dtype
+    query_lengths: torch.Tensor, lengths: torch.Tensor, row_length: int, dtype: torch.dtype, multiple: int = 1
 ) -> PackedGroups:
     """
     The places in packed rows.
@@ -52,35 +61,39 @@ def locate(
         query_lengths (`torch.Tensor`): `[groups]`, tokens of each query at the beginning of its row; may be 0.
         lengths (`torch.Tensor`): `[groups, G]`, tokens of each candidate, one after the other behind them; may be 0.
         row_length (`int`): L, with padding on the right.
-        heads_per_key (`int`): how many of the model's heads share their keys and values.
         dtype (`torch.dtype`): of the values that attention is computed on.
+        multiple (`int`): attention is computed over multiples of so many tokens of a query and of a candidate; L is
+            one too.
     """
-    groups, device = len(lengths), lengths.device
-    starts = query_lengths[:, None] + lengths.cumsum(1) - lengths
-    # candidates without tokens go behind the others and are cut off
-    order = (lengths > 0).int().argsort(dim=1, descending=True, stable=True)
-    order = order[:, : max(int((lengths > 0).sum(1).max()), 1)]
-    starts, lengths = starts.gather(1, order), lengths.gather(1, order)
-    width, length = int(query_lengths.max()), max(int(lengths.max()), 1)
-    size = order.shape[1]
-    tokens, row = torch.arange(length, device=device), torch.arange(groups, device=device)[:, None]
-    own = (starts[..., None] + tokens).clamp(max=row_length - 1) + row_length * row[..., None]
+    device = lengths.device
+    query_lengths, lengths = query_lengths.tolist(), lengths.tolist()
+    width = round_up(max(query_lengths), multiple)
+    own, origin, biases = [], [], {}
+    shapes, behind = [], len(lengths) * width
+    for group, (query_length, of_candidates) in enumerate(zip(query_lengths, lengths, strict=True)):
+        # a group without tokens is computed as one of a candidate that nothing is taken from
+        of_candidates = [count for count in of_candidates if count > 0] or [0]
+        length = round_up(max(*of_candidates, 1), multiple)
+        starts = query_length + torch.tensor([0, *of_candidates[:-1]]).cumsum(0)
+        places = starts[:, None] + torch.arange(length)
+        own.append((places.clamp(max=row_length - 1) + row_length * group).to(device))
+        results = torch.zeros(row_length, dtype=torch.long)
+        results[:query_length] = group * width + torch.arange(query_length)
+        for candidate, (start, count) in enumerate(zip(starts.tolist(), of_candidates, strict=True)):
+            results[start : start + count] = behind + candidate * length + torch.arange(count)
+        origin.append(results)
+        behind += len(starts) * length
+        shapes.append((query_length, length))
+        if shapes[-1] not in biases:
+            biases[shapes[-1]] = _bias(*shapes[-1], round_up(query_length, multiple), dtype, device)
+    return PackedGroups(tuple(own), tuple(biases[shape] for shape in shapes), torch.cat(origin).to(device), width)
 
-    positions = torch.arange(row_length, device=device)
-    origin = torch.where(positions < query_lengths[:, None], positions, 0).flatten()
-    of_candidates = width + torch.arange(size * length, device=device).view(size, length).expand(groups, -1, -1)
-    # what stands after a candidate's end goes to a place that is cut off
-    places = torch.where(tokens < lengths[..., None], own, len(origin))
-    origin = F.pad(origin, (0, 1)).scatter(0, places.flatten(), of_candidates.flatten())[:-1]
-    origin = origin.view(groups, row_length) + (width + size * length) * row
 
-    # one mask does for all candidates where the queries are equally long
-    widths = query_lengths[:1] if bool((query_lengths == width).all()) else query_lengths.repeat_interleave(size)
-    sees_query = (torch.arange(width, device=device) < widths[:, None])[:, None].expand(-1, length, -1)
-    sees_own = (tokens <= tokens[:, None]).expand(len(widths), -1, -1)
-    allowed = torch.cat([sees_query, sees_own], dim=2)[:, None].repeat(1, 1, heads_per_key, 1)
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(~allowed, -torch.inf)
-    return PackedGroups(own, origin.flatten(), bias)
+def _bias(query_length: int, length: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What a candidate of `length` tokens sees of a query's `width` places and of itself, `[1, 1, T', P' + T']`."""
+    bias = torch.full((length, width + length), -torch.inf, dtype=dtype, device=device).triu(width + 1)
+    bias[:, query_length:width] = -torch.inf
+    return bias[None, None]
 
 
 def register_packed_attention() -> bool:
@@ -127,33 +140,34 @@ def packed_attention(
     Returns:
         `tuple`: `[groups, L, heads, width of a head]`, of no meaning at padding, and `None` for the weights.
     """
-    own, origin, bias = packed_groups
-    groups, size, length = own.shape
-    width = bias.shape[-1] - length
     heads_per_key = query.shape[1] // key.shape[1]
+    queries, keys, values = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
 
-    def of_candidates(states):
-        tokens = states.transpose(1, 2).flatten(0, 1)
-        return tokens.index_select(0, own.flatten()).unflatten(0, own.shape)
+    def behind_query(states, tokens, group, own, width):
+        # heads that share their keys see one copy of them
+        of_query = states[group, :, :width].expand(len(own), -1, -1, -1)
+        of_candidates = tokens.index_select(0, own.flatten()).unflatten(0, own.shape).transpose(1, 2)
+        both = torch.cat([of_query, of_candidates], dim=2).flatten(0, 1)
+        return both[:, None].expand(-1, heads_per_key, -1, -1)
 
-    def behind_query(states):
-        of_query = states.transpose(1, 2)[:, None, :width].expand(-1, size, -1, -1, -1)
-        return torch.cat([of_query, of_candidates(states)], dim=2).flatten(0, 1).transpose(1, 2)
-
-    # heads that share their keys stand one after the other in one, so that no key is copied for each of them
-    blocks = of_candidates(query).flatten(0, 1).unflatten(2, (-1, heads_per_key)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    blocks = F.scaled_dot_product_attention(
-        blocks,
-        behind_query(key),
-        behind_query(value),
-        attn_mask=bias.to(value.dtype),
-        dropout_p=dropout,
-        scale=scaling,
-    )
-    blocks = blocks.unflatten(2, (heads_per_key, length)).permute(0, 3, 1, 2, 4).flatten(2, 3)
-    results = blocks.unflatten(0, (groups, size)).flatten(1, 2)
+    width = packed_groups.width
+    results = []
     if width > 0:
         of_query = (states[:, :, :width] for states in (query, key, value))
         prefix, _ = sdpa_attention_forward(module, *of_query, None, dropout=dropout, scaling=scaling)
-        results = torch.cat([prefix, results], dim=1)
-    return results.flatten(0, 1).index_select(0, origin).unflatten(0, (groups, -1)), None
+        results.append(prefix.flatten(0, 1))
+    for group, (own, bias) in enumerate(zip(packed_groups.own, packed_groups.bias, strict=True)):
+        size, length = own.shape
+        blocks = queries.index_select(0, own.flatten()).unflatten(1, (-1, heads_per_key))
+        blocks = F.scaled_dot_product_attention(
+            blocks.unflatten(0, own.shape).permute(0, 2, 3, 1, 4).flatten(0, 1),
+            behind_query(key, keys, group, own, bias.shape[-1] - length),
+            behind_query(value, values, group, own, bias.shape[-1] - length),
+            attn_mask=bias.to(value.dtype),
+            dropout_p=dropout,
+            scale=scaling,
+        )
+        blocks = blocks.unflatten(0, (size, -1)).permute(0, 3, 1, 2, 4)
+        results.append(blocks.flatten(2, 3).flatten(0, 1))
+    results = torch.cat(results).index_select(0, packed_groups.origin)
+    return results.unflatten(0, (len(query), -1)), None

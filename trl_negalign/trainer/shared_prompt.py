@@ -24,7 +24,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 
 from .exactness import causal_lm_of, reason_against_sharing
-from .shared_attention import PackedGroups, locate, register_packed_attention
+from .shared_attention import PackedGroups, locate, register_packed_attention, round_up
 
 
 logger = get_logger(__name__)
@@ -48,6 +48,7 @@ class SharedPromptBatch:
         labels (`torch.Tensor`): `[groups, L]`, the token that each position predicts, -100 where none is scored.
         query_lengths (`torch.Tensor`): `[groups]`, positions of each query.
         lengths (`torch.Tensor`): `[groups, G]`, positions of each candidate, in order.
+        multiple (`int`): of which L is one, and the lengths that attention is computed over.
     """
 
     input_ids: torch.Tensor
@@ -56,6 +57,7 @@ class SharedPromptBatch:
     labels: torch.Tensor
     query_lengths: torch.Tensor
     lengths: torch.Tensor
+    multiple: int = 1
 
     def attention_mask(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """
@@ -68,9 +70,9 @@ class SharedPromptBatch:
             return allowed
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
-    def places(self, heads_per_key: int, dtype: torch.dtype) -> PackedGroups:
+    def places(self, dtype: torch.dtype) -> PackedGroups:
         """The same for [`register_packed_attention`], which leaves out what is hidden; see [`locate`]."""
-        return locate(self.query_lengths, self.lengths, self.blocks.shape[1], heads_per_key, dtype)
+        return locate(self.query_lengths, self.lengths, self.blocks.shape[1], dtype, self.multiple)
 
     def block_mask(self) -> BlockMask:
         """The same mask for flex attention, which leaves out the blocks that are hidden as a whole."""
@@ -87,6 +89,7 @@ def pack_shared_prompts(
     prompt_mask: torch.Tensor,
     completion_ids: torch.Tensor,
     completion_mask: torch.Tensor,
+    multiple: int = 1,
 ) -> SharedPromptBatch:
     """
     Pack each group into one row.
@@ -96,6 +99,7 @@ def pack_shared_prompts(
         prompt_mask (`torch.Tensor`): `[groups, P]`, 1 for tokens.
         completion_ids (`torch.Tensor`): `[groups, G, T]`, padded on the right.
         completion_mask (`torch.Tensor`): `[groups, G, T]`, 1 for tokens; a candidate may have none.
+        multiple (`int`): L is padded to a multiple of so many columns.
     """
     groups, size, length = completion_ids.shape
     completion_mask = completion_mask.bool()
@@ -110,7 +114,7 @@ def pack_shared_prompts(
     kept = torch.cat([prompt_mask[:, :-1].bool(), completion_mask.flatten(1)], dim=1)
 
     lengths = kept.sum(1, keepdim=True)
-    slots = torch.arange(max(int(lengths.max()), 1), device=lengths.device) < lengths
+    slots = torch.arange(round_up(max(int(lengths.max()), 1), multiple), device=lengths.device) < lengths
 
     def pack(of_prefix, of_candidates, padding):
         values = torch.cat([of_prefix, of_candidates.flatten(1)], dim=1)
@@ -123,6 +127,7 @@ def pack_shared_prompts(
         labels=pack(torch.full_like(prefix, NO_LABEL), completion_ids, NO_LABEL),
         query_lengths=prompt_mask[:, :-1].sum(1),
         lengths=completion_mask.sum(2),
+        multiple=multiple,
     )
 
 
@@ -132,6 +137,7 @@ def shared_prompt_logps(
     prompt_mask: torch.Tensor,
     completion_ids: torch.Tensor,
     completion_mask: torch.Tensor,
+    multiple: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """
     Token log-probabilities of whole groups, each query run once.
@@ -146,12 +152,13 @@ def shared_prompt_logps(
         prompt_mask (`torch.Tensor`): `[groups, P]`, 1 for tokens.
         completion_ids (`torch.Tensor`): `[groups, G, T]`, padded on the right.
         completion_mask (`torch.Tensor`): `[groups, G, T]`, 1 for tokens; a candidate may have none.
+        multiple (`int`): packed rows are padded to a multiple of so many columns.
 
     Returns:
         `tuple`: log-probabilities in nats `[groups, G, T]`, 0 where there is no token, and the entropies of the
         tokens' distributions in the same shape, or `None` if the head was not told to compute them.
     """
-    batch = pack_shared_prompts(prompt_ids, prompt_mask, completion_ids, completion_mask)
+    batch = pack_shared_prompts(prompt_ids, prompt_mask, completion_ids, completion_mask, multiple)
     causal_lm = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
     scored = batch.labels != NO_LABEL
     inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids} | _attention_inputs(causal_lm, batch)
@@ -182,11 +189,9 @@ def _attention_inputs(causal_lm: PreTrainedModel, batch: SharedPromptBatch) -> d
         device = batch.input_ids.device
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
-        heads = causal_lm.config.num_attention_heads
-        heads_per_key = heads // causal_lm.config.to_dict().get("num_key_value_heads", heads)
         # a mask of four dimensions is handed on as it is, and one without content fails wherever it is read
         nothing = torch.empty((len(batch.input_ids), 1, 0, 0), dtype=torch.bool, device=device)
-        return {"attention_mask": nothing, "packed_groups": batch.places(heads_per_key, dtype)}
+        return {"attention_mask": nothing, "packed_groups": batch.places(dtype)}
     attention = causal_lm.config._attn_implementation
     if attention == "flex_attention":
         return {"attention_mask": batch.block_mask()}
@@ -217,10 +222,14 @@ def packing_is_cheaper(
 
     In multiplications, with layers of 12 * width² weights, a token costs 12 * width² in each layer and a pair of
     tokens that are compared 2 * width. Separate rows of S tokens compare S² / 2 pairs each, or S² where one is padded
-    and the kernels need a mask. Packed rows run each query once, P² / 2 pairs, and T * (P + T) for each candidate.
-    So packing saves the queries' repetitions and the padding, and loses where long completions follow a short query.
-    Candidates without tokens cost nothing either way. A tenth must be saved, since the model's head and the copies of
-    keys are not counted.
+    and the kernels need a mask. Packed rows run each query once, P² / 2 pairs, and T * (P + T) for each candidate,
+    with P and T of its own group. So packing saves the queries' repetitions and the padding, and loses where long
+    completions follow a short query. Candidates without tokens cost nothing either way. A tenth must be saved, since
+    the model's head and the copies of keys are not counted.
+
+    The mask is counted with the pairs, of which it holds a number for one or more. So where packing is cheaper, the
+    mask's numbers, held once for all layers, are fewer than the squares of the separate rows with 6 * width for every
+    token that is saved, of which each layer holds more.
 
     Args:
         hidden_size (`int`): the model's width.
@@ -234,14 +243,15 @@ def packing_is_cheaper(
     groups, queries = len(prompt_mask), prompt_mask.sum(1) - 1
     packed = int((queries + completion_mask.sum((1, 2))).max())
     if by_blocks:
-        width, length = int(queries.max()), int(completion_mask.sum(2).max())
-        packed_pairs = width**2 / 2 + int(runs.sum(1).max()) * length * (width + length)
+        lengths = completion_mask.sum(2).amax(1)
+        packed_pairs = groups * int(queries.max()) ** 2 / 2
+        packed_pairs += int((runs.sum(1) * lengths * (queries + lengths)).sum())
         padded = not prompt_mask.all() or not completion_mask[runs].all()
         alone_pairs = alone**2 if padded else alone**2 / 2
     else:
-        packed_pairs, alone_pairs = packed**2, alone**2
+        packed_pairs, alone_pairs = groups * packed**2, alone**2
     token = 6 * hidden_size
-    return groups * (packed * token + packed_pairs) < 0.9 * rows * (alone * token + alone_pairs)
+    return groups * packed * token + packed_pairs < 0.9 * rows * (alone * token + alone_pairs)
 
 
 def decide_on_sharing(model: nn.Module, share_prompts: str | bool) -> bool:
