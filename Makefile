@@ -6,7 +6,7 @@ METHOD ?= neat
 IMDB ?= stanfordnlp/imdb
 HH ?= Anthropic/hh-rlhf
 
-.PHONY: quickstart recipe-smoke test test-distributed test-all lint clean
+.PHONY: quickstart recipe-smoke test test-gpu test-distributed test-all lint clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -21,7 +21,10 @@ quickstart: $(VENV)/.ready  ## train SmolLM2-135M: make quickstart METHOD=ple, i
 	$(BIN)/negalign quickstart --method $(METHOD) $(if $(OUT),--out "$(OUT)") $(if $(OVERWRITE),--overwrite)
 
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-gpu: $(VENV)/.ready  ## on a machine with a CUDA GPU; skipped with a reason elsewhere
+	$(BIN)/python -m pytest -m gpu
 
 recipe-smoke: $(VENV)/.ready  ## two whole chains on SmolLM2-135M: make recipe-smoke IMDB=folder HH=folder for local copies
 	PATH="$(abspath $(BIN)):$$PATH" recipes/smoke/run.sh imdb "$(IMDB)"

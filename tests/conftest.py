@@ -1,11 +1,11 @@
 """Tiny models and a tokenizer made from nothing: no model hub, no network."""
 
 import os
+import re
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from functools import partial
 
@@ -28,6 +28,25 @@ CHAT_TEMPLATE = (
     "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
     "{{ '<|end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
 )
+
+
+def asks_for_a_gpu(marks: str) -> bool:
+    """Whether `pytest -m marks` names the marker `gpu`, and not to leave it out."""
+    return re.search(r"(?<!not )\bgpu\b", marks) is not None
+
+
+def pytest_configure(config):
+    # torch looks for GPUs when it is first asked for one, after this
+    if not asks_for_a_gpu(config.getoption("markexpr")):
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        reason = "needs a GPU: run `pytest -m gpu` on a machine with one, other tests do not see it"
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

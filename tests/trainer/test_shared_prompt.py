@@ -172,7 +172,7 @@ def test_block_mask_of_flex_attention(family, uncompiled_flex_attention):
         assert (found[name] - gradient).norm() / gradient.norm() < 1e-4, name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention has no backward pass on CPUs")
+@pytest.mark.gpu  # flex attention has no backward pass on CPUs
 @pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gpt_neox"])
 def test_kernels_of_a_gpu(family, attention):

@@ -24,7 +24,7 @@ class PLEConfig(GroupConfig):
             Old pairs that each fresh pair is trained with: `0` trains on the current round only (ours), a number k
             adds k random old pairs a fresh one, `"all"` trains on every pair so far, as the paper's Algorithm 1 does.
             They join the fresh pairs' micro-batches: a step takes k + 1 times the time and memory, and with `"all"`
-            it grows with every round. Every process keeps the tokens of all pairs in its main memory.
+            it grows with every round. Every process keeps the tokens of all pairs in its main memory, 4 bytes each.
 
         > Parameters that control the objective
 

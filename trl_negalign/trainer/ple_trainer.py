@@ -9,7 +9,7 @@ from ..guides import resolve_guide
 from ..objectives import ple_loss, ple_taught, sequence_logps
 from .group_trainer import GroupTrainer
 from .ple_config import PLEConfig
-from .replay import as_rows, draw, join
+from .replay import ReplayStore, pack
 
 
 class PLETrainer(GroupTrainer):
@@ -56,7 +56,7 @@ class PLETrainer(GroupTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.replay_store = []  # every pair of earlier rounds, of all processes, on the CPU; empty without replay
+        self.replay_store = ReplayStore([])  # every pair of earlier rounds, of all processes; empty without replay
 
     @staticmethod
     def build_candidates(args: PLEConfig, columns: list[str]) -> list[Candidate]:
@@ -96,21 +96,22 @@ class PLETrainer(GroupTrainer):
 
     def _with_replay(self, batch):
         """Add old groups to the fresh ones, the same ones however many processes share them, and store the fresh."""
-        args, processes = self.args, self.accelerator.num_processes
-        old = self.replay_store
-        if args.replay != "all":
-            old = draw(old, args.replay * len(batch["rewards"]) * processes, args.seed + self.generation_round)
+        args, store, processes = self.args, self.replay_store, self.accelerator.num_processes
+        if args.replay == "all":
+            old = torch.arange(len(store))
+        else:
+            old = store.draw(args.replay * len(batch["rewards"]) * processes, args.seed + self.generation_round)
         # every micro-batch of every process gets as many
         share = len(old) // processes // args.steps_per_generation * args.steps_per_generation
         own = old[self.accelerator.process_index * share :][:share]
-        self.replay_store = self.replay_store + gather_object(as_rows(batch))
-        return join(batch, own)
+        self.replay_store = store.extended(gather_object([pack(batch)]))
+        return store.join(batch, own)
 
     def round_state(self):
-        return {"replay_store": self.replay_store}
+        return {"replay_store": self.replay_store.blocks}
 
     def load_round_state(self, state):
-        self.replay_store = state["replay_store"]
+        self.replay_store = ReplayStore(state["replay_store"])
 
     def taught(self, batch):
         args, half = self.args, self.args.num_generations // 2
