@@ -366,11 +366,12 @@ def with_attention(implementation):
             ),
             "the PROMPT_TUNING adapter",
         ),
-        (
+        pytest.param(
             lambda: get_peft_model(
                 make_model("llama"), LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[3, 4])
             ),
             "the LORA adapter",
+            marks=needs_activated_lora,
         ),
         (lambda: tiny(LlamaConfig), "add_fused_lm_head"),
     ],
