@@ -66,6 +66,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<|start|>",
         chat_template=CHAT_TEMPLATE,
         padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],  # transformers before 5 adds token types of its own accord
     )
 
 

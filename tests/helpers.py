@@ -2,10 +2,20 @@
 
 from copy import deepcopy
 
+import pytest
+import transformers
 from datasets import Dataset
+from packaging.version import Version
+from peft import LoraConfig
 
 from trl_negalign import NEATConfig, NEATTrainer, PLEConfig, PLETrainer
 
+
+needs_activated_lora = pytest.mark.skipif(
+    "alora_invocation_tokens" not in LoraConfig.__dataclass_fields__, reason="this PEFT has no activated LoRA"
+)
+# transformers before 5 rounds the loss that it logs to four decimals
+LOSS_ERROR = 1e-5 if Version(transformers.__version__) >= Version("5") else 6e-5
 
 QUESTIONS = [f"question number {i}" for i in range(32)]
 GUIDES = {

@@ -14,7 +14,7 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from tests.helpers import build, dataset
+from tests.helpers import build, dataset, needs_activated_lora
 from tests.trainer import families
 from tests.trainer.families import GROUPED_HEADS
 from trl_negalign.trainer import prefill
@@ -262,13 +262,19 @@ def test_an_encoder_decoder_model_is_left_alone():
         assert torch.equal(run(model, **make_prompts()), expected)
 
 
+@needs_activated_lora
+def test_adapters_that_are_activated_inside_the_prompt_are_left_alone():
+    assert_left_alone(with_lora(make_model(), alora_invocation_tokens=[5]))
+
+
 def test_other_adapters_are_left_alone():
-    tuned = get_peft_model(make_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    activated = with_lora(make_model(), alora_invocation_tokens=[5])
-    for model in (tuned, activated):
-        assert "adapter is not known to be exact" in supports_prefill_once(model)[1]
-        with prefill_once(model):
-            assert "generate" not in vars(model.get_base_model())
+    assert_left_alone(get_peft_model(make_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)))
+
+
+def assert_left_alone(model):
+    assert "adapter is not known to be exact" in supports_prefill_once(model)[1]
+    with prefill_once(model):
+        assert "generate" not in vars(model.get_base_model())
 
 
 def test_quantized_weights_are_left_alone():

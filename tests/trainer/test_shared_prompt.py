@@ -23,6 +23,7 @@ from transformers import (
 from transformers.integrations import flex_attention as transformers_flex_attention
 from trl.trainer.utils import add_fused_lm_head
 
+from tests.helpers import needs_activated_lora
 from tests.trainer import families
 from tests.trainer.families import FAMILIES
 from trl_negalign.trainer import shared_prompt
@@ -410,11 +411,12 @@ def with_attention(implementation):
             ),
             "the PROMPT_TUNING adapter",
         ),
-        (
+        pytest.param(
             lambda: get_peft_model(
                 make_model("llama"), LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[3, 4])
             ),
             "the LORA adapter",
+            marks=needs_activated_lora,
         ),
         (lambda: tiny(LlamaConfig), "add_fused_lm_head"),
     ],

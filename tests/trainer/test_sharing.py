@@ -38,8 +38,9 @@ def test_it_trains_the_same(method, style, lora, make_model, tokenizer, tmp_path
     log, *other_logs = (trainer.state.log_history[0] for trainer in found.values())
     for other, other_log in zip(others, other_logs, strict=True):
         assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-5
-        for name in ("loss", "grad_norm", "entropy", *(["kl"] if lora else [])):
+        for name in {"loss", "grad_norm", "entropy", "kl"} & log.keys():
             assert other_log[name] == pytest.approx(log[name], rel=1e-3), name
+        assert {"loss", "entropy"} <= log.keys() and ("kl" in log) == lora
 
 
 @pytest.fixture

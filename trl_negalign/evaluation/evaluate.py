@@ -127,7 +127,6 @@ def evaluate(
     if isinstance(judge, ChatJudge) and "win_rate" in metrics:
         judge.check()
 
-    begin_work()
     identities, tables = {}, {}
     for policy in policies:
         identities[policy.label], tables[policy.label] = run_model(
@@ -288,6 +287,7 @@ def run_model(
     """What identifies a model, and a table of what it did, one row a query; its identity is checked before it runs."""
     model, tokenizer, identity = policy.load(dtype)
     check_identity(identity)
+    begin_work()
     table = pd.DataFrame({"row": queries.rows})
     options = {"model_id": digest([identity[part] for part in PARTS]), "batch_size": batch_size}
     if generated:

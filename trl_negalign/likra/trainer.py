@@ -22,11 +22,12 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from ..borders import check_reasoning
 from ..folders import HEAD_TRAINING, remove
+from ..trainer.checkpoints import checkpoint_folders, is_whole
 from .config import MLP_MODULES, LikraConfig
 from .encoding import check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info
@@ -396,6 +397,5 @@ def saved_points(output_dir: str | os.PathLike, heads: Sequence[str]) -> dict[in
 
 def _newest_checkpoint(folder: str) -> str | None:
     """The newest checkpoint that was written to its end: the trainer's state comes last."""
-    found = sort_checkpoints(folder, PREFIX_CHECKPOINT_DIR) if os.path.isdir(folder) else []
-    whole = [path for path in found if (Path(path) / "trainer_state.json").exists()]
+    whole = [path for path in checkpoint_folders(folder) if is_whole(path)]
     return whole[-1] if whole else None

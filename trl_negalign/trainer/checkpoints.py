@@ -6,16 +6,24 @@ round is kept in them.
 import json
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from accelerate.logging import get_logger
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 logger = get_logger(__name__)
 
 TRAINER_STATE_NAME = "trainer_state.json"
 STATE_NAME = "group_state.pt"
+
+
+def checkpoint_folders(output_dir: str) -> list[str]:
+    """The checkpoints of a run, whole or not, by their step, the newest last."""
+    steps = {str(path): path.name.rpartition("-")[2] for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    folders = [path for path, step in steps.items() if step.isdecimal() and os.path.isdir(path)]
+    return sorted(folders, key=lambda path: int(steps[path]))
 
 
 def is_whole(checkpoint: str) -> bool:
@@ -52,7 +60,7 @@ def find_checkpoint(resume_from_checkpoint: str | bool, output_dir: str) -> str:
                 "is missing or cut off. Take an earlier one, or resume_from_checkpoint=True for the newest whole one."
             )
         return resume_from_checkpoint
-    found = sort_checkpoints(output_dir, PREFIX_CHECKPOINT_DIR) if os.path.isdir(output_dir) else []
+    found = checkpoint_folders(output_dir)
     whole = [checkpoint for checkpoint in found if is_whole(checkpoint)]
     if not whole:
         raise ValueError(

@@ -12,7 +12,6 @@ when they are computed from the cache, as those of all later tokens do, so that 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import wraps
 
 import torch
@@ -118,8 +117,9 @@ def _repeated_prompts(
         return None
     if causal_lm.training and _has_dropout(causal_lm):  # drawn per row there, and here would be drawn per prompt
         return None
-    config = deepcopy(kwargs.get("generation_config") or GenerationConfig())
-    config.update(**causal_lm.generation_config.to_dict(), defaults_only=True)  # what is not set comes from the model
+    given = kwargs.get("generation_config") or GenerationConfig()
+    # what is not set comes from the model
+    config = GenerationConfig(**causal_lm.generation_config.to_dict() | given.to_diff_dict())
     if config.get_generation_mode() not in KNOWN_MODES:
         return None
     if any(getattr(config, name) not in values for name, values in NEUTRAL_OPTIONS.items()):
