@@ -5,7 +5,7 @@ from trl import TrlParser
 
 from tests.helpers import METHODS, build, dataset
 from trl_negalign import NEATConfig, PLEConfig
-from trl_negalign.trainer.group_config import UNUSED_GRPO_OPTIONS
+from trl_negalign.trainer.group_config import UNUSED_GRPO_OPTIONS, GroupConfig
 
 
 CPU = {"bf16": False, "use_cpu": True}
@@ -23,6 +23,22 @@ def test_defaults(out):
     assert (neat.penalty_type, neat.penalty_weight, neat.penalty_floor) == ("logprob", 0.1, None)
     assert (ple.threshold_init, ple.threshold_decay, ple.threshold_schedule, ple.replay) == (0.2, 0.9, "geometric", 0)
     assert neat.vllm_importance_sampling_correction is False
+
+
+def test_the_base_configuration(out):
+    assert GroupConfig(**out).num_generations == 8
+    assert GroupConfig(**out, num_generations=4).num_generations == 4
+
+
+@pytest.mark.parametrize("given", [{"seed": 1}, '{"seed": 1}'])
+@pytest.mark.parametrize("mode", ["server", "colocate"])
+def test_a_seed_for_every_sample_of_vllm(out, mode, given):
+    with pytest.raises(ValueError, match="generation_kwargs has seed=1: vLLM would draw the same completion"):
+        NEATConfig(**out, use_vllm=True, vllm_mode=mode, generation_kwargs=given)
+
+
+def test_other_generation_options_with_vllm(out):
+    NEATConfig(**out, use_vllm=True, generation_kwargs={"top_k": 5})
 
 
 def test_counts_make_the_group_where_its_size_is_left_out(out):
@@ -138,6 +154,19 @@ class TestDatasets:
     def test_too_few_rows(self, method, tmp_path):
         with pytest.raises(ValueError, match=r"has 1 row\(s\), and one generation batch takes 2 queries"):
             self.build(method, tmp_path, dataset(rows=1))
+
+    def test_responses_that_would_be_removed(self, method, tmp_path):
+        if method != "neat":
+            pytest.skip("only NEAT takes responses from the dataset")
+        with pytest.raises(ValueError, match=r"remove_unused_columns=True would remove \['chosen', 'rejected'\]"):
+            self.build(method, tmp_path, dataset(responses=True), remove_unused_columns=True)
+
+    def test_a_group_of_another_size(self, method, tmp_path, monkeypatch):
+        trainer_class = METHODS[method][0]
+        candidates = trainer_class.build_candidates
+        monkeypatch.setattr(trainer_class, "build_candidates", staticmethod(lambda *args: candidates(*args)[1:]))
+        with pytest.raises(ValueError, match=r"num_generations=4, and .*build_candidates names 3 candidates"):
+            self.build(method, tmp_path, dataset())
 
     def test_no_rows(self, method, tmp_path):
         with pytest.raises(ValueError, match="train_dataset is empty"):

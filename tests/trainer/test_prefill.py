@@ -264,14 +264,14 @@ def test_an_encoder_decoder_model_is_left_alone():
 
 @needs_activated_lora
 def test_adapters_that_are_activated_inside_the_prompt_are_left_alone():
-    assert_left_alone(with_lora(make_model(), alora_invocation_tokens=[5]))
+    assert_unchanged(with_lora(make_model(), alora_invocation_tokens=[5]))
 
 
 def test_other_adapters_are_left_alone():
-    assert_left_alone(get_peft_model(make_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)))
+    assert_unchanged(get_peft_model(make_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)))
 
 
-def assert_left_alone(model):
+def assert_unchanged(model):
     assert "adapter is not known to be exact" in supports_prefill_once(model)[1]
     with prefill_once(model):
         assert "generate" not in vars(model.get_base_model())

@@ -5,8 +5,9 @@ in.
 
 from transformers import PreTrainedModel
 from trl.trainer import utils
-from trl.trainer.utils import RepeatSampler
 
+from .helpers import RepeatSampler
+from .seams import SeamError
 from .shared_prompt import has_fused_head
 
 
@@ -35,4 +36,6 @@ def positions_from_mask(module, args, kwargs):
 def leave_out_entropies(causal_lm: PreTrainedModel, temperature: float, cast_lm_head_to_fp32: bool) -> None:
     """Put a head on the model that scores as TRL's does, without the entropies that TRL's computes in every pass."""
     if has_fused_head(causal_lm):  # there is none before TRL 1.16, which computes entropies on request
+        if not hasattr(utils, "add_fused_lm_head"):
+            raise SeamError("trl.trainer.utils.add_fused_lm_head", "it is gone, and the model has a fused head")
         utils.add_fused_lm_head(causal_lm, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32)

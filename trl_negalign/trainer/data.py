@@ -11,6 +11,7 @@ from ..borders import REASONING, check_reasoning, query_text, text_of
 from ..groups import Candidate
 from ..guides import Prompt
 from .group_config import GroupConfig
+from .seams import GENERATED
 
 
 def column_names(dataset, name: str) -> list[str]:
@@ -68,10 +69,16 @@ def check_datasets(train_dataset, eval_dataset, args: GroupConfig, candidates: S
     Check a trainer's datasets, `eval_dataset` being `None`, a dataset or a dictionary of them: see [`check_dataset`].
     A training set whose length is known also needs as many rows as one generation batch has queries.
     """
+    response_columns = [candidate.column for candidate in candidates if candidate.column is not None]
+    if response_columns and args.remove_unused_columns:
+        raise ValueError(
+            f"remove_unused_columns=True would remove {response_columns}, which the group takes its responses from. "
+            "Leave it out, or set dataset_responses=[]."
+        )
     check_dataset(
         train_dataset,
         "train_dataset",
-        [candidate.column for candidate in candidates if candidate.column is not None],
+        response_columns,
         guided_in_user_turn=args.guide_placement != "system" and any(c.guide for c in candidates),
     )
     queries = args.generation_batch_size // args.num_generations
@@ -141,6 +148,40 @@ def fill_in(sampled: Sequence, fills: dict[int, Any]) -> list:
     """The sampled rows in their order, with `fills[row]` in the rows that were not sampled."""
     rest = iter(sampled)
     return [fills[row] if row in fills else next(rest) for row in range(len(sampled) + len(fills))]
+
+
+def put_in(
+    generated: Sequence,
+    prompt_ids: list[list[int]],
+    responses: dict[int, list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    as_text: bool,
+) -> tuple:
+    """
+    What TRL's `_generate` returned of the sampled rows, as if it had sampled all rows from their plain queries.
+
+    Args:
+        generated (`Sequence`): its tuple, checked by [`~trl_negalign.trainer.seams.check_generated`].
+        prompt_ids (`list[list[int]]`): the plain queries' tokens, of all rows.
+        responses (`dict[int, list[int]]`): the dataset responses' tokens by row.
+        tokenizer (`PreTrainedTokenizerBase`): the policy's tokenizer.
+        as_text (`bool`): whether completions are text; otherwise they are messages.
+    """
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in responses.values()]
+    if not as_text:
+        texts = [[{"role": "assistant", "content": text}] for text in texts]
+    fills = {
+        "completion_ids": responses,
+        "completions": dict(zip(responses, texts, strict=True)),
+        # the sampler's, which a dataset response does not have: nothing reads them in group training
+        "logprobs": {row: [0.0] * len(ids) for row, ids in responses.items()},
+    }
+    result = list(generated)
+    for name, rows in fills.items():
+        if result[GENERATED[name]] is not None:  # transformers' sampling returns no log-probabilities
+            result[GENERATED[name]] = fill_in(result[GENERATED[name]], rows)
+    result[GENERATED["prompt_ids"]] = prompt_ids
+    return tuple(result)
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> list[int]:

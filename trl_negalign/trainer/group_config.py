@@ -130,6 +130,8 @@ class GroupConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        if self.num_generations is None:
+            self.num_generations = GRPOConfig.num_generations
         if self.num_generations < 2:
             raise ValueError(
                 f"num_generations={self.num_generations} must be 2 or larger: a group compares its candidates."
@@ -152,6 +154,11 @@ class GroupConfig(GRPOConfig):
                     f"{name}={getattr(self, name)!r} steers GRPO's loss and means nothing in {type(self).__name__}. "
                     f"Leave it out (its default is {defaults[name]!r})."
                 )
+        if self.use_vllm and "seed" in (self.generation_kwargs or {}):
+            raise ValueError(
+                f"generation_kwargs has seed={self.generation_kwargs['seed']!r}: vLLM would draw the same completion "
+                "for all candidates of a group that share a query. Leave it out."
+            )
 
 
 def _auto_or_bool(name: str, value: str | bool) -> str | bool:

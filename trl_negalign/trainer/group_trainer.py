@@ -18,8 +18,6 @@ from accelerate.utils import gather_object, is_peft_model, send_to_device
 from transformers import ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import RepeatSampler, use_adapter
 
 from ..borders import ended_response_ids
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
@@ -28,12 +26,14 @@ from ..objectives import has_signal, kl_penalty
 from .checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
 from .collective import means, on_all_processes
 from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
-from .data import check_chat_template, check_datasets, column_names, end_tokens, fill_in
+from .data import check_chat_template, check_datasets, column_names, end_tokens, put_in
 from .group_config import GroupConfig
+from .helpers import RepeatSampler, disable_gradient_checkpointing, use_adapter
+from .lengths import check_longest_query, warn_of_long_queries
 from .passes import by_length, columns_multiple, group_lengths, select
 from .prefill import prefill_once
 from .scores import combine, means_by_kind, refuse_infinite
-from .seams import SeamError, check_seams
+from .seams import check_attributes, check_generated, check_seams, watch_vllm
 from .shared_prompt import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
 
 
@@ -54,6 +54,7 @@ class GroupTrainer(GRPOTrainer):
     """
 
     config_class = GroupConfig
+    loss_is_scaled_for_ga = True  # `_compute_loss` divides by the accumulation steps, and the trainer must not again
 
     def __init__(
         self,
@@ -83,15 +84,19 @@ class GroupTrainer(GRPOTrainer):
         for name in ("tools", "rollout_func", "environment_factory"):
             if kwargs.get(name):
                 raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
-        self._refuse_processor(processing_class)
         self.candidates = self.build_candidates(args, column_names(train_dataset, "train_dataset"))
+        if len(self.candidates) != args.num_generations:
+            raise ValueError(
+                f"num_generations={args.num_generations}, and {type(self).__name__}.build_candidates names "
+                f"{len(self.candidates)} candidates. Let it name as many."
+            )
         check_datasets(train_dataset, eval_dataset, args, self.candidates)
         if args.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
             raise ValueError(
                 "use_liger_kernel=True computes GRPO's loss in this TRL. Leave it out, or install TRL 1.16."
             )
         if processing_class is not None:
-            check_chat_template(train_dataset, processing_class, args, self.candidates)
+            self._check_tokenizer(processing_class, train_dataset, args)
         self._round_inputs, self._round_rewards, self._round_start = None, None, None
 
         # TRL prepares reference log-probabilities where `args.beta` is not 0. A method that needs them for itself
@@ -114,8 +119,8 @@ class GroupTrainer(GRPOTrainer):
             )
         finally:
             args.beta = self.kl_weight
-        self._refuse_processor(self.processing_class)  # TRL may have loaded one
-        check_chat_template(train_dataset, self.processing_class, args, self.candidates)
+        check_attributes(self)
+        self._check_tokenizer(self.processing_class, train_dataset, args)  # TRL may have loaded one
         self.shares_prompts = decide_on_sharing(self.model, args.share_prompts)
         # the KL term, entropies and the experts' balance are of all candidates, not of those that teach
         self.runs_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
@@ -127,9 +132,11 @@ class GroupTrainer(GRPOTrainer):
                 if scored is not None:
                     scored.register_forward_pre_hook(positions_from_mask, with_kwargs=True)
 
-    def _refuse_processor(self, processing_class):
-        if isinstance(processing_class, ProcessorMixin):
+    def _check_tokenizer(self, tokenizer, train_dataset, args):
+        if isinstance(tokenizer, ProcessorMixin):
             raise ValueError(f"{type(self).__name__} trains text models only. Pass a tokenizer as processing_class.")
+        check_chat_template(train_dataset, tokenizer, args, self.candidates)
+        check_longest_query(train_dataset, tokenizer, args, self.candidates)
 
     @staticmethod
     def build_candidates(args: GroupConfig, columns: list[str]) -> list[Candidate]:
@@ -198,7 +205,7 @@ class GroupTrainer(GRPOTrainer):
         return [self.candidates[row % len(self.candidates)] for row in range(rows)]
 
     def _prepare_group(self, prompts):
-        """Guided prompts of the rows to sample, by row; plain prompts' tokens; tokens of dataset responses, by row."""
+        """Guided prompts to sample from and their tokens; plain prompts' tokens; dataset responses' tokens, by row."""
         candidates = self._row_candidates(len(prompts))
         prompt_ids = self._tokenize_prompts(prompts)[0]
         guided, from_dataset = {}, {}
@@ -214,37 +221,25 @@ class GroupTrainer(GRPOTrainer):
                     self.max_completion_length,
                     self.chat_template_kwargs,
                 )
-        return guided, prompt_ids, from_dataset
+        guided_ids = self._tokenize_prompts(list(guided.values()))[0]
+        warn_of_long_queries(guided_ids, self.args, self.model.config)
+        return list(guided.values()), guided_ids, prompt_ids, from_dataset
 
     def _generate(self, prompts):
         training = self.model.training
-        guided, prompt_ids, from_dataset = on_all_processes(lambda: self._prepare_group(prompts))
+        guided, guided_ids, prompt_ids, from_dataset = on_all_processes(lambda: self._prepare_group(prompts))
         # vLLM samples `prompts[::num_generations]` n times each, which would give all candidates the first one's guide
         sizes = self.num_generations, self.num_generations_eval
         self.num_generations = self.num_generations_eval = 1
         once = prefill_once(self.accelerator.unwrap_model(self.model)) if self.args.share_prompts else nullcontext()
         try:
-            with once:
-                generated = list(super()._generate(list(guided.values())))
+            with once, watch_vllm(self.vllm_generation if self.use_vllm else None) as vllm_calls:
+                generated = super()._generate(guided)
         finally:
             self.num_generations, self.num_generations_eval = sizes
             self.model.train(training)  # one of TRL's generation paths leaves it in training mode
-        if not len(generated[0]) == len(generated[1]) == len(generated[3]) == len(guided):
-            raise SeamError("GRPOTrainer._generate", "it no longer returns prompts, completions and masks in order")
-
-        generated[0] = prompt_ids
-        if from_dataset:
-            texts = self.processing_class.batch_decode(list(from_dataset.values()), skip_special_tokens=True)
-            if not isinstance(prompts[0], str):
-                texts = [[{"role": "assistant", "content": text}] for text in texts]
-            texts = dict(zip(from_dataset, texts, strict=True))
-            # anything else by row is the sampler's log-probabilities, which dataset responses do not have
-            zeros = {row: [0.0] * len(ids) for row, ids in from_dataset.items()}
-            for index in range(1, len(generated)):
-                if isinstance(generated[index], list) and len(generated[index]) == len(guided):
-                    fills = {1: from_dataset, 3: texts}.get(index, zeros)
-                    generated[index] = fill_in(generated[index], fills)
-        return tuple(generated)
+        on_all_processes(lambda: check_generated(generated, guided_ids, vllm_calls))
+        return put_in(generated, prompt_ids, from_dataset, self.processing_class, isinstance(prompts[0], str))
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         self._log_completion_extra("kind", [candidate.kind for candidate in self._row_candidates(len(prompts))])
