@@ -6,7 +6,7 @@ METHOD ?= neat
 IMDB ?= stanfordnlp/imdb
 HH ?= Anthropic/hh-rlhf
 
-.PHONY: quickstart recipe-smoke test test-gpu test-distributed test-all lint clean
+.PHONY: quickstart recipe-smoke test test-gpu test-matrix check-resolution test-distributed test-all lint clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -37,6 +37,26 @@ $(VENV)/.ready-deepspeed: $(VENV)/.ready
 test-distributed: $(VENV)/.ready-deepspeed  ## two real processes on the CPU: gloo, ZeRO-1, 2 and 3, FSDP2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
 
+MATRIX := newest vllm lowest trl-1.14 trl-1.10
+MATRIX_TESTS := tests/trainer tests/scripts tests/evaluation tests/reports tests/rewards tests/test_cli.py tests/test_drop_in.py
+
+test-matrix: $(MATRIX:%=test-matrix-%)  ## the trainers' and the commands' tests in five environments, see tests/matrix
+
+test-matrix-%: .venv-matrix/%/.ready
+	OMP_NUM_THREADS=1 .venv-matrix/$*/bin/python -m pytest -m "not slow and not gpu" $(MATRIX_TESTS)
+
+.venv-matrix/%/.ready: tests/matrix/%.txt pyproject.toml
+	$(PYTHON) -m venv .venv-matrix/$*
+	.venv-matrix/$*/bin/python -m pip install --quiet $$(grep '^torch==' $<)
+	.venv-matrix/$*/bin/python -m pip install --quiet -e '.[test]' -c $<
+	touch $@
+
+.PRECIOUS: .venv-matrix/%/.ready
+
+check-resolution: $(VENV)/.ready  ## can the bounds be met beside trl[vllm] and others
+	$(BIN)/python -m pip install --quiet uv -c constraints.txt
+	UV="$(abspath $(BIN))/uv" tests/matrix/resolve.sh
+
 test-all: $(VENV)/.ready-deepspeed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -45,4 +65,4 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-matrix build dist *.egg-info
