@@ -58,7 +58,7 @@ RUNS = {
     },
     "ple, shared prompts, lora": {"method": "ple", "lora": True, "share_prompts": True},
     "neat, gradient checkpointing": {"method": "neat", "responses": True, "gradient_checkpointing": True},
-    "ple, sampling with weights in pieces": {"method": "ple", "ds3_gather_for_generation": False},  # of ZeRO-3
+    "ple, weights left in pieces": {"method": "ple", "ds3_gather_for_generation": False},  # under ZeRO-3
     "ple, lora, gradient checkpointing": {"method": "ple", "lora": True, "gradient_checkpointing": True},
 }
 # under data parallel alone: DeepSpeed and FSDP would keep the weights in bf16 too, or reduce gradients in it

@@ -32,7 +32,7 @@ def test_a_template_that_closes_reasoning_is_trained(tokenizer, model, tmp_path)
     answers = ["It boils.\n</think>\n\nSeven minutes.", "Seven minutes."] * 4
     trainer = build_neat(with_template(tokenizer, CLOSING), tmp_path, rows(*answers), model, max_completion_length=60)
     trainer._round_inputs = [{"chosen": trainer.train_dataset[i // 4]["chosen"]} for i in range(8)]
-    _, _, responses = trainer._prepare_group([trainer.train_dataset[0]["prompt"]] * 8)
+    *_, responses = trainer._prepare_group([trainer.train_dataset[0]["prompt"]] * 8)
     texts = [tokenizer.decode(ids) for ids in responses.values()]
     assert texts == ["It boils.\n</think>\n\nSeven minutes.<|end|>", "\n</think>\n\nSeven minutes.<|end|>"]
 
