@@ -14,7 +14,7 @@ from pathlib import Path
 from classifiers import FAMILIES, accuracy
 from material import Material, load_material
 from plan import add_places, read_task
-from start import start_model
+from start import start_model, unpack_start
 
 from trl_negalign.evaluation.kept import digest
 from trl_negalign.rewards.loading import load_reward
@@ -36,6 +36,7 @@ def identity(task: dict, material: Material) -> dict[str, str]:
 def prepare(task: dict, material: Material, cache: Path, results: Path) -> None:
     """Train the rewards that `cache` lacks, and note what each is and its accuracy on texts of neither half."""
     cache.mkdir(parents=True, exist_ok=True)
+    unpack_start(task["start"], cache)
     record = {}
     for name, key in identity(task, material).items():
         settings, path = task["rewards"][name], cache / f"{name}-{key}.json"
@@ -43,7 +44,7 @@ def prepare(task: dict, material: Material, cache: Path, results: Path) -> None:
         if not note.exists():
             texts, labels = (part[: settings.get("texts")] for part in material.halves[settings["half"]])
             family = FAMILIES[settings["family"]]
-            policy = (partial(start_model, task["start"]),) if settings["family"] == "states" else ()
+            policy = (partial(start_model, task["start"], cache),) if settings["family"] == "states" else ()
             extra = {key: value for key, value in settings.items() if key in ("layer", "decay", "minimum")}
             if path.exists():  # it was stopped while it was judged
                 model = family.load(path, *policy)
@@ -80,7 +81,7 @@ def load_judges(task: dict, material: Material, cache: Path) -> dict[str, Callab
         if not path.with_suffix(".accuracy").exists():
             raise ValueError(f"the reward {name!r} is not in {cache}. Make it with `python comparison/judges.py`.")
         family = FAMILIES[task["rewards"][name]["family"]]
-        model = family.load(path, policy=partial(start_model, task["start"]))
+        model = family.load(path, policy=partial(start_model, task["start"], cache))
 
         def reward(prompts, completions, model=model, **kwargs):
             return model.logits([prompt + completion for prompt, completion in zip(prompts, completions, strict=True)])

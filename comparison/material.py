@@ -1,4 +1,4 @@
-"""What a task is made of: queries apart for training, validation and test, and labelled pieces of text for its judges."""
+"""What a task is made of: queries for training, validation and test apart, and labelled texts for its judges."""
 
 import random
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from trl_negalign.evaluation.queries import Queries
 class Material:
     """
     Args:
-        train (`list[dict]`): rows with `prompt`, `completion` (the dataset's response), `good` (whether a policy should
-            imitate that response) and, where the dataset has them, `chosen` and `rejected`.
+        train (`list[dict]`): rows with `prompt`, `completion` (the dataset's response) and `good` (whether a policy
+            should imitate that response).
         validation, test ([`Queries`]): with the dataset's responses as references.
         halves (`list[tuple[list[str], list[int]]]`): texts and labels for a judge each; no source of a text is in two.
         held_out (`tuple[list[str], list[int]]`): texts of neither half, for the judges' accuracy.

@@ -18,7 +18,9 @@ from trl_negalign.evaluation.samples import sample_completions
 KEPT = ("query", "sample", "completion", "truncated")
 
 
-def measure(policy, tokenizer, queries: Queries, judges: dict[str, Callable], run: dict) -> tuple[dict, pd.DataFrame]:
+def measure(
+    policy, tokenizer, queries: Queries, judges: dict[str, Callable], run: dict, references: bool = False
+) -> tuple[dict, pd.DataFrame]:
     """
     Numbers of a policy on plain queries at temperature 1, from its whole distribution, and every completion with its
     own numbers. The sampling's seed is the run's, so two methods with one seed meet the same random numbers.
@@ -29,6 +31,7 @@ def measure(policy, tokenizer, queries: Queries, judges: dict[str, Callable], ru
         queries ([`Queries`]): with references.
         judges (`dict[str, Callable]`): reward functions.
         run (`dict`): from `plan.run_of`.
+        references (`bool`): judge the dataset's responses by the policy too.
     """
     task = run["task_settings"]
     evaluation, batch_size = task["evaluation"], task["evaluation"]["batch_size"]
@@ -39,19 +42,22 @@ def measure(policy, tokenizer, queries: Queries, judges: dict[str, Callable], ru
     texts, prompts = table["completion"].tolist(), [queries.prompts[query] for query in table["query"]]
     for name, judge in judges.items():
         table[f"reward/{name}"] = judge(prompts=prompts, completions=texts)
-    references = reference_nlls(policy, tokenizer, queries, batch_size=batch_size // 2)
-    # once a query, beside its first sample
-    table = table.merge(references.add_prefix("reference_").assign(query=range(len(references)), sample=0), how="left")
+    found = {}
+    if references:
+        likelihoods = reference_nlls(policy, tokenizer, queries, batch_size=batch_size // 2)
+        found = {"reference_perplexity": perplexity(likelihoods["nll"].tolist(), likelihoods["tokens"].tolist())}
+        # once a query, beside its first sample
+        likelihoods = likelihoods.add_prefix("response_").assign(query=range(len(likelihoods)), sample=0)
+        table = table.merge(likelihoods, how="left")
     numbers = {f"reward/{name}": float(table[f"reward/{name}"].mean()) for name in judges}
     numbers |= {
         "kl": kl_statistics(table[["kl", "logp", "reference_logp", "tokens"]], table["query"].tolist()),
         "perplexity": perplexity((-table["reference_logp"]).tolist(), table["tokens"].tolist()),
-        "reference_perplexity": perplexity(references["nll"].tolist(), references["tokens"].tolist()),
         "distinct_2": text_metrics.distinct_n(texts, 2),
         "repetition_4": text_metrics.repetition(texts),
         "length": text_metrics.length(texts, table["tokens"].tolist(), table["truncated"].tolist()),
     }
-    return numbers, table
+    return numbers | found, table
 
 
 def reference_nlls(policy, tokenizer, queries: Queries, batch_size: int) -> pd.DataFrame:

@@ -18,6 +18,7 @@ TASK_KEYS = {
     "start", "corpus", "rewards", "budget", "lora", "guides", "learning_rates", "grid_seed", "seeds", "evaluation",
 }  # fmt: skip
 METHOD_KEYS = {"trainer", "config", "data", "options", "tune", "completions_per_row", "tasks", "says"}
+DATA = ("queries", "responses", "best", "pairs")
 GUIDE_FIELDS = ("positive_prompt", "negative_prompt", "principle_prompt")
 
 
@@ -63,6 +64,8 @@ def read_method(name: str) -> dict:
     """
     method = read("methods", name, METHOD_KEYS, {"says"} if name == START else {"says", "trainer", "config"})
     method = {"data": "queries", "options": {}, "tune": {}, "completions_per_row": 1, "tasks": None} | method
+    if method["data"] not in DATA:
+        raise PlanError(f"methods/{name}.yaml: data {method['data']!r} is unknown. Use one of {', '.join(DATA)}.")
     if name != START:
         known = {field.name for field in fields(load_class(name, method["config"]))}
         load_class(name, method["trainer"])
@@ -87,9 +90,8 @@ def task_names() -> list[str]:
 def method_names(task: dict, asked: list[str] | None = None) -> list[str]:
     """The methods that were asked for, or all that fit the task; the start model is always first."""
     names = asked or sorted(path.stem for path in (HERE / "methods").glob("*.yaml"))
-    fitting = [
-        name for name in names if read_method(name)["tasks"] is None or task["name"] in read_method(name)["tasks"]
-    ]
+    of_tasks = {name: read_method(name)["tasks"] for name in names}
+    fitting = [name for name in names if of_tasks[name] is None or task["name"] in of_tasks[name]]
     return [START, *(name for name in fitting if name != START)]
 
 

@@ -109,11 +109,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"{name}: no setting was run to its end, so it has no seeds", flush=True)
         # all methods with the first seed, then all with the second: a stopped comparison is an even one
         runs = [seed_runs(task, one, chosen[one["name"]]) for one in methods if chosen[one["name"]] is not None]
-        work(
-            missing([one for seed in zip(*runs, strict=True) for one in seed], results, args.retry_failed),
-            args,
-            "seeds",
-        )
+        in_turn = [one for seed in zip(*runs, strict=True) for one in seed]
+        work(missing(in_turn, results, args.retry_failed), args, "seeds")
     lock.close()
 
 

