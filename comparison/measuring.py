@@ -6,13 +6,14 @@ from collections.abc import Callable
 import pandas as pd
 from transformers import TrainerCallback
 
+from trl_negalign.borders import query_ids, response_ids
 from trl_negalign.evaluation import text_metrics
 from trl_negalign.evaluation.generation import Sampling
 from trl_negalign.evaluation.kept import by_length
 from trl_negalign.evaluation.kl import completion_kl, kl_statistics
 from trl_negalign.evaluation.perplexity import perplexity, response_nlls
-from trl_negalign.evaluation.queries import Queries, split_ids
-from trl_negalign.evaluation.samples import sample_completions
+from trl_negalign.evaluation.queries import Queries
+from trl_negalign.evaluation.samples import sample_queries
 
 
 KEPT = ("query", "sample", "completion", "truncated")
@@ -36,7 +37,7 @@ def measure(
     task = run["task_settings"]
     evaluation, batch_size = task["evaluation"], task["evaluation"]["batch_size"]
     sampling = Sampling(task["budget"]["max_new_tokens"], seed=run["seed"])
-    table = sample_completions(policy, tokenizer, queries, sampling, evaluation["samples"], batch_size)
+    table = sample_queries(policy, tokenizer, queries, sampling, evaluation["samples"], batch_size)
     pairs = list(zip(table["query_ids"], table["token_ids"], strict=True))
     table = table[list(KEPT)].join(completion_kl(policy, pairs, batch_size=batch_size // 2))
     texts, prompts = table["completion"].tolist(), [queries.prompts[query] for query in table["query"]]
@@ -62,7 +63,8 @@ def measure(
 
 def reference_nlls(policy, tokenizer, queries: Queries, batch_size: int) -> pd.DataFrame:
     """`nll` (summed, nats) and `tokens` of each query's reference, in their order."""
-    pairs = [split_ids(tokenizer, *both) for both in zip(queries.prompts, queries.references, strict=True)]
+    rows = zip(queries.prompts, queries.references, strict=True)
+    pairs = [(query_ids(tokenizer, query), response_ids(tokenizer, query, reference)) for query, reference in rows]
     was_training = policy.training
     policy.eval()
     found: dict[int, float] = {}

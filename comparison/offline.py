@@ -4,9 +4,10 @@ import random
 
 import torch
 
+from trl_negalign.borders import query_ids, response_ids
 from trl_negalign.evaluation.generation import Sampling
-from trl_negalign.evaluation.queries import Queries, query_ids
-from trl_negalign.evaluation.samples import sample_completions
+from trl_negalign.evaluation.queries import Queries
+from trl_negalign.evaluation.samples import sample_queries
 
 
 # columns of TRL's preference pairs, as texts and as the tokens that it makes of them
@@ -44,7 +45,7 @@ def responses(run: dict, train: list[dict], reward, policy, tokenizer) -> list[d
     rows = draw(good, budget["steps"] * budget["completions"], run["seed"], "good responses")
     found = []
     for row in rows:
-        completion = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
+        completion = response_ids(tokenizer, row["prompt"], row["completion"])
         found.append(tokens_of(query_ids(tokenizer, row["prompt"]), completion[: budget["max_new_tokens"]]))
     return found
 
@@ -58,7 +59,7 @@ def groups_of_start(run: dict, train: list[dict], reward, policy, tokenizer):
     # a seed that is not the evaluation's, so that what is learnt from is not what is judged
     sampling = Sampling(budget["max_new_tokens"], seed=1_000_000 + run["seed"])
     batch = run["task_settings"]["evaluation"]["batch_size"]
-    table = sample_completions(policy, tokenizer, queries, sampling, budget["group"], batch)
+    table = sample_queries(policy, tokenizer, queries, sampling, budget["group"], batch)
     prompts = [queries.prompts[query] for query in table["query"]]
     table["reward"] = reward(prompts=prompts, completions=table["completion"].tolist())
     for query, group in table.groupby("query"):

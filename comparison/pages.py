@@ -13,7 +13,7 @@ MEASURED = {
     "perplexity": ("perplexity", 1),
     "distinct-2": ("distinct_2", 3),
     "repeated 4-grams": ("repetition_4", 3),
-    "tokens": ("length.tokens", 1),
+    "length": ("length.tokens", 1),
 }
 
 
@@ -50,7 +50,7 @@ def rewards_table(results: Path) -> str:
 def main_table(task: dict, selection: dict, seeds: dict[str, Seeds]) -> str:
     """A row a method: test queries where it was run with seeds, else its chosen run of the grid, in italics."""
     judges = list(task["rewards"])
-    columns = ["method", "setting", "seeds", *judges, "KL, nats", *MEASURED, "fluent", "seconds", "tokens trained on"]
+    columns = ["method", "setting", "seeds", *judges, "KL, nats", *MEASURED, "fluent", "seconds", "tokens"]
     rows = []
     for name, one in selection.items():
         setting = HOLE if one["chosen"] is None else label(one["chosen"])

@@ -53,12 +53,12 @@ def section(task: dict, results: Path, page_folder: Path) -> str:
         for row in judge(claim, seeds, len(task["seeds"]))
     ]
     trials = all_trials(task, selection, results)
-    counts = {name: sum(row["outcome"] == name for row in trials) for name in ("done", "failed", "missing")}
+    done, failed, missing = (sum(row["outcome"] == name for row in trials) for name in ("done", "failed", "missing"))
     parts = [
-        f"{counts['done']} of {len(trials)} runs are done, {counts['failed']} failed, {counts['missing']} are missing.",
+        f"{done} of {len(trials)} runs are done, {failed} failed, {missing} are missing.",
         rewards_table(folder),
-        "**At the end of the budget**, test queries: means over seeds and queries with 95% intervals, other numbers as "
-        "the mean over seeds (least–most).",
+        "**At the end of the budget**, test queries: means over seeds and queries with 95% intervals; other numbers "
+        "as the mean over seeds (least–most).",
         main_table(task, selection, seeds),
     ]
     for reward in [name for name in task["rewards"] if seeds]:

@@ -9,6 +9,7 @@ from summaries import Seeds, difference, fluency_difference, perplexity_ratio
 
 
 KINDS = ("difference", "ratio", "slope")
+FEWEST = 3  # seeds that a verdict needs
 CLAIMS = HERE / "claims.yaml"
 
 
@@ -41,7 +42,8 @@ def below(low: float, high: float, bound: float = 0.0) -> str:
 def judge(claim: dict, seeds: dict[str, Seeds], planned: int) -> list[dict]:
     """
     A row for each rival and metric: `against`, `metric`, the statistic with its interval, and the verdict, which says
-    what is missing where it cannot be given. A verdict over fewer seeds than are planned is called preliminary.
+    what is missing where it cannot be given. A verdict needs three seeds, and is called preliminary below those that
+    are planned.
     """
     rows = []
     for rival in claim.get("rivals", [None]):
@@ -54,12 +56,11 @@ def judge(claim: dict, seeds: dict[str, Seeds], planned: int) -> list[dict]:
                 said = f"no run of {', '.join(absent)}" if absent else "no number"
                 rows.append(row | {"statistic": None, "verdict": said})
                 continue
-            decide = {"difference": verdict, "slope": below}.get(claim["kind"])
-            if claim["kind"] == "ratio":
-                said = below(found["low"], found["high"], claim["bound"])
-            else:
-                said = decide(found["low"], found["high"])
-            if found["seeds"] < planned:
+            decide = verdict if claim["kind"] == "difference" else below
+            said = decide(found["low"], found["high"], claim.get("bound", 0.0))
+            if found["seeds"] < FEWEST:
+                said = "too few seeds"
+            elif found["seeds"] < planned:
                 said = f"preliminary: {said}"
             rows.append(row | {"statistic": found, "verdict": said})
     return rows

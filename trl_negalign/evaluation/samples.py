@@ -3,12 +3,13 @@
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..borders import query_ids
 from .generation import Sampling, generate_batch
 from .kept import by_length
-from .queries import Queries, query_ids
+from .queries import Queries
 
 
-def sample_completions(
+def sample_queries(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     queries: Queries,
