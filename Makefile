@@ -6,7 +6,11 @@ METHOD ?= neat
 IMDB ?= stanfordnlp/imdb
 HH ?= Anthropic/hh-rlhf
 
-.PHONY: quickstart recipe-smoke test test-gpu test-matrix check-resolution test-distributed test-all lint clean
+TASK ?= sentiment
+WORKERS ?= 1
+
+.PHONY: comparison comparison-smoke quickstart recipe-smoke test test-gpu test-matrix check-resolution test-distributed
+.PHONY: test-all lint clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -29,6 +33,15 @@ test-gpu: $(VENV)/.ready  ## on a machine with a CUDA GPU; skipped with a reason
 recipe-smoke: $(VENV)/.ready  ## two whole chains on SmolLM2-135M: make recipe-smoke IMDB=folder HH=folder for local copies
 	PATH="$(abspath $(BIN)):$$PATH" recipes/smoke/run.sh imdb "$(IMDB)"
 	PATH="$(abspath $(BIN)):$$PATH" recipes/smoke/run.sh hh "$(HH)"
+
+comparison: $(VENV)/.ready  ## methods against each other: make comparison TASK=sentiment DATA=folder WORKERS=2; goes on where it stopped
+	$(BIN)/python comparison/run.py --task $(TASK) $(if $(DATA),--data "$(DATA)") --workers $(WORKERS)
+	$(BIN)/python comparison/report.py
+
+comparison-smoke: $(VENV)/.ready  ## two methods, one seed, two steps of a tiny model, with a report: needs no data
+	rm -rf runs/comparison-smoke
+	$(BIN)/python comparison/run.py --task smoke --methods grpo neat --results runs/comparison-smoke --cache runs/comparison-smoke/cache
+	$(BIN)/python comparison/report.py --results runs/comparison-smoke --readme runs/comparison-smoke/README.md
 
 $(VENV)/.ready-deepspeed: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet -e '.[deepspeed]' -c constraints.txt
