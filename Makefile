@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# two tests at a time, of one thread each
+PYTEST := -m pytest -n 2 --dist worksteal
 METHOD ?= neat
 IMDB ?= stanfordnlp/imdb
 HH ?= Anthropic/hh-rlhf
@@ -25,7 +27,7 @@ quickstart: $(VENV)/.ready  ## train SmolLM2-135M: make quickstart METHOD=ple, i
 	$(BIN)/negalign quickstart --method $(METHOD) $(if $(OUT),--out "$(OUT)") $(if $(OVERWRITE),--overwrite)
 
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "not slow and not gpu"
 
 test-gpu: $(VENV)/.ready  ## on a machine with a CUDA GPU; skipped with a reason elsewhere
 	$(BIN)/python -m pytest -m gpu
@@ -51,12 +53,12 @@ test-distributed: $(VENV)/.ready-deepspeed  ## two real processes on the CPU: gl
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
 
 MATRIX := newest vllm lowest trl-1.14 trl-1.10
-MATRIX_TESTS := tests/trainer tests/scripts tests/evaluation tests/reports tests/rewards tests/test_cli.py tests/test_drop_in.py
+MATRIX_TESTS := tests/trainer tests/scripts tests/test_cli.py tests/test_drop_in.py
 
 test-matrix: $(MATRIX:%=test-matrix-%)  ## the trainers' and the commands' tests in five environments, see tests/matrix
 
 test-matrix-%: .venv-matrix/%/.ready
-	OMP_NUM_THREADS=1 .venv-matrix/$*/bin/python -m pytest -m "not slow and not gpu" $(MATRIX_TESTS)
+	OMP_NUM_THREADS=1 .venv-matrix/$*/bin/python $(PYTEST) -m "not slow and not gpu" $(MATRIX_TESTS)
 
 .venv-matrix/%/.ready: tests/matrix/%.txt pyproject.toml
 	$(PYTHON) -m venv .venv-matrix/$*
