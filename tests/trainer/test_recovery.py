@@ -100,7 +100,8 @@ def test_a_separate_reference_model_numbers_positions_as_the_policy_does(saved_g
 def test_the_head_in_fp32_scores_in_fp32(make_model, tokenizer, tmp_path):
     """Of a bf16 model, whose own head would round every logit to 8 bits."""
     model = make_model().bfloat16()
-    trainer = build("neat", model, tokenizer, tmp_path, cast_lm_head_to_fp32=True, share_prompts=False)
+    trainer = build("neat", model, tokenizer, tmp_path, cast_lm_head_to_fp32=True)
+    trainer.shares_prompts = False  # the head without entropies, on rows that round as the ones below
     assert model.lm_head.weight.dtype == torch.float32
     ids = torch.randint(3, 100, (4, 18), generator=torch.Generator().manual_seed(0))
     batch = {"prompt_ids": ids[:1, :12].clone(), "completion_ids": ids[None, :, 12:]}
