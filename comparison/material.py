@@ -78,14 +78,18 @@ def imdb_reviews(corpus: dict, data: str | None) -> Material:
                 continue
             words = parsed["completion"].split()[: corpus["reference_words"]]
             # a review that opens as another one could stand on both sides of the split
-            if parsed["prompt"] not in seen:
-                seen.add(parsed["prompt"])
+            opening = " ".join(parsed["prompt"].split()[:low])
+            if opening not in seen:
+                seen.add(opening)
                 completion = " " + " ".join(words)
                 openings[split].append(
                     {"prompt": parsed["prompt"], "completion": completion, "good": parsed["label"] == 1}
                 )
     validation, test = corpus["validation_queries"], corpus["test_queries"]
-    enough(openings["test"], validation + test)
+    if len(openings["test"]) < validation + test:
+        raise ValueError(
+            f"the test split has {len(openings['test'])} queries, and the task asks for {validation} and {test}."
+        )
     middle = len(texts["train"]) // 2
     halves = [pieces(rows, corpus) for rows in (texts["train"][:middle], texts["train"][middle:])]
     # neither a judge nor a policy learns from the test split
@@ -129,13 +133,6 @@ def made_up(corpus: dict, data: str | None) -> Material:
     third = len(rows) // 3
     validation, test = as_queries(rows[:third], "validation"), as_queries(rows[third : 2 * third], "test")
     return Material(rows[2 * third :], validation, test, [texts(40), texts(40)], texts(20))
-
-
-def enough(rows: list, needed: int) -> None:
-    if len(rows) < needed:
-        raise ValueError(
-            f"the test split has {len(rows)} queries, and the task asks for {needed} in all. Ask for less."
-        )
 
 
 def as_queries(rows: list[dict], part: str) -> Queries:

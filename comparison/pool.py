@@ -13,6 +13,7 @@ from plan import folder_of
 from worker import fail
 
 
+WORKER = Path(__file__).with_name("worker.py")
 PAUSE = 0.5  # seconds between two looks at the workers
 
 
@@ -30,7 +31,7 @@ def begin(run: dict, args: argparse.Namespace) -> subprocess.Popen:
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = os.environ | single | {"PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(partial / "job.json")]
+    command = [sys.executable, str(WORKER), str(partial / "job.json")]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     process.job, process.log = job, log
