@@ -124,5 +124,7 @@ def test_two_processes_train_as_one_in_bf16(name, world, one_process):
     assert furthest(weights, two_weights) < 2e-3
     assert len(log) == len(two_log)
     for step, (single, double) in enumerate(zip(log, two_log, strict=True)):
-        # in the first step the weights are still the same
-        assert double == pytest.approx(single, rel=1e-2 if step else 1e-3, abs=1e-5, nan_ok=True)
+        # in the first step the weights are still the same; later a loss may be the small difference of log-probs of
+        # some 6 nats, 0.4% of which are 0.02: found 0.0023 apart
+        rel, absolute = (1e-2, 1e-2) if step else (1e-3, 1e-5)
+        assert double == pytest.approx(single, rel=rel, abs=absolute, nan_ok=True)

@@ -103,7 +103,7 @@ def test_a_second_run_takes_the_next_folder_or_replaces_the_first(saved_model, t
 
 def test_make_quickstart_hands_on_what_it_is_told():
     def command(*variables: str) -> str:
-        made = ["make", "--dry-run", "--assume-old=.venv/.ready", "quickstart", *variables]
+        made = ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.ready", "quickstart", *variables]
         done = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()[-1].split("negalign ")[-1].strip()
 
