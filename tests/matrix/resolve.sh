@@ -12,7 +12,7 @@ check() {  # check yes|no REQUIREMENT...
   [ "$found" = "$expected" ] || { echo "  expected: $expected"; failed=1; }
 }
 check yes 'trl[vllm]==1.16.0' 'vllm==0.31.0'
-check no 'trl[vllm]==1.16.0' 'vllm==0.22.0'  # wants datasets and huggingface_hub from before
+check yes 'trl[vllm]==1.16.0' 'vllm==0.22.0'
 check yes 'trl[peft,deepspeed]==1.16.0'
 check no 'axolotl==0.19.0'  # pins TRL 1.9 and transformers 5.16
 check no 'ms-swift==4.6.0'  # wants TRL below 1.0
