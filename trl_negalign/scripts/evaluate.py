@@ -62,7 +62,7 @@ def make_parser(prog: str | None = None):
     lists = {
         "model": f"[LABEL=]MODEL[+ADAPTER] with a path, hub id or {SMALL_MODEL}; several, or the option repeated.",
         "metrics": f"Out of {', '.join(METRICS)}. Left out, all that have what they need.",
-        "reward": "Packaged names (vader_reward), import paths, ids or paths of reward models or likelihood-ratio heads.",
+        "reward": "Packaged names (vader_reward), import paths, ids or paths of reward models or of heads (likra).",
         "compare": "Earlier results.json files, or their folders, to join.",
     }
     for name, text in lists.items():
