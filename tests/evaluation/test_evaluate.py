@@ -447,3 +447,51 @@ def test_a_failure_while_writing_leaves_the_earlier_results(saved_model, make_qu
     with pytest.raises(OSError, match="No space left"):
         evaluate([saved_model], make_queries(), tmp_path / "out", **options)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+
+
+# KL
+
+
+def test_kl_from_a_named_model(saved_model, other_model, make_queries, tmp_path):
+    queries, out = make_queries(), tmp_path / "out"
+    options = {"metrics": ("kl", "length"), "kl_reference": saved_model, "sampling": SAMPLING}
+    returned = evaluate([saved_model, f"other={other_model}"], queries, out, **options)
+    table = pd.read_parquet(out / "completions.parquet").set_index("model")
+    assert returned["results"]["tiny-model"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
+    found = returned["results"]["other"]["kl"]
+    assert found["mean"] == pytest.approx(table.loc["other", "kl"].mean()) and found["mean"] > 0.1
+    assert found["count"] == len(queries.rows) and found["standard_error"] > 0
+    assert returned["kl_reference"]["weights"] == returned["models"]["tiny-model"]["weights"]
+
+
+def test_kl_that_was_kept_is_not_computed_again(saved_model, other_model, make_queries, tmp_path, monkeypatch):
+    options = {"metrics": ("kl",), "kl_reference": saved_model, "sampling": SAMPLING}
+    first = evaluate([f"other={other_model}"], make_queries(), tmp_path / "out", **options)
+    monkeypatch.setattr("trl_negalign.evaluation.kl.completion_kl", None)
+    again = evaluate([f"other={other_model}"], make_queries(), tmp_path / "out", **options)
+    assert again["results"] == first["results"]
+
+
+def test_kl_that_cannot_be_is_refused_before_any_model_runs(
+    saved_model, other_model, tokenizer, make_queries, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Policy, "load", None)
+    queries, out = make_queries(), tmp_path / "out"
+    with pytest.raises(ValueError, match="kl needs kl_reference"):
+        evaluate([saved_model], queries, out, metrics=("kl",))
+    with pytest.raises(ValueError, match="top_p=0.9, top_k=0 are asked for"):
+        options = {"metrics": ("kl",), "kl_reference": other_model, "sampling": Sampling(8, top_p=0.9)}
+        evaluate([saved_model], queries, out, **options)
+    tokenizer = type(tokenizer).from_pretrained(saved_model)
+    tokenizer.add_tokens(["<|more|>"])
+    other = save(tiny_model(tokenizer), tokenizer, tmp_path / "another")
+    with pytest.raises(ValueError, match="compares models of the same tokens"):
+        evaluate([saved_model], queries, out, metrics=("kl",), kl_reference=other)
+    assert not out.exists()
+
+
+def test_another_kl_reference_is_another_evaluation(saved_model, other_model, make_queries, tmp_path):
+    queries, options = make_queries(), {"metrics": ("kl",), "sampling": SAMPLING}
+    evaluate([saved_model], queries, tmp_path / "out", kl_reference=other_model, **options)
+    with pytest.raises(ValueError, match="other settings: kl_reference"):
+        evaluate([saved_model], queries, tmp_path / "out", kl_reference=saved_model, **options)

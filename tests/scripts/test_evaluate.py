@@ -71,6 +71,15 @@ def test_without_references_or_rewards_it_measures_the_rest(saved_model):
     assert not Path("out/win_rates.png").exists()
 
 
+def test_kl_from_a_named_model(saved_model):
+    options = ("--model", f"same={saved_model}", "--data", "prompts.jsonl", *QUICK, "--out", "out")
+    assert evaluate(*options, "--kl_reference", saved_model) == 0
+    results = json.loads(Path("out/results.json").read_text())
+    assert list(results["results"]["same"]) == ["diversity", "kl", "length"]
+    assert abs(results["results"]["same"]["kl"]["mean"]) < 1e-6
+    assert "| Truncated | KL |" in Path("out/table.md").read_text()
+
+
 def test_the_same_command_again_changes_nothing_and_another_is_refused(saved_model, capsys):
     command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "out")
     assert evaluate(*command) == evaluate(*command) == 0

@@ -19,6 +19,7 @@ from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
+from ..borders import query_ids
 from ..masking import masked
 from ..phase import begin_work
 from . import METRICS, text_metrics
@@ -27,6 +28,7 @@ from .fingerprints import PARTS
 from .generation import Sampling, generate_kept
 from .judges import ChatJudge, RewardJudge
 from .kept import digest
+from .kl import completion_kl_kept, kl_statistics
 from .perplexity import perplexity, reference_nlls_kept
 from .policies import Policy, parse_policy
 from .queries import Queries, as_response, drop_long, text_of
@@ -45,9 +47,10 @@ def evaluate(
     queries: Queries,
     out: str | Path,
     *,
-    metrics: tuple[str, ...] = METRICS,
+    metrics: tuple[str, ...] = METRICS[:-1],
     rewards: tuple[str, ...] = (),
     judge: ChatJudge | str | None = None,
+    kl_reference: Policy | str | None = None,
     against_reference: bool = False,
     sampling: Sampling | None = None,
     max_query_tokens: int | None = None,
@@ -66,8 +69,11 @@ def evaluate(
         out (`str` or `Path`): folder for `results.json`, `completions.parquet` (every completion with its rewards),
             `judgements.parquet` (every judged pair) and `kept` (what a stopped evaluation goes on from).
         metrics (`tuple[str, ...]`): out of `METRICS`. `length` includes the truncated share, `diversity` repetition.
+            Left out, all but `kl`.
         rewards (`tuple[str, ...]`): names that [`load_reward`] reads, for the metric `reward`.
         judge ([`ChatJudge`] or `str`, *optional*): of the metric `win_rate`; a text is the name of a reward.
+        kl_reference ([`Policy`] or `str`, *optional*): of the metric `kl`, the model that the divergence is from, see
+            [`~trl_negalign.evaluation.kl.completion_kl`].
         against_reference (`bool`): judge every model against the references, and not only against the other models.
             One model alone is always judged against the references.
         sampling ([`Sampling`], *optional*): how completions are generated.
@@ -85,6 +91,8 @@ def evaluate(
     out, sampling = Path(out), sampling or Sampling()
     policies = [parse_policy(model) if isinstance(model, str) else model for model in models]
     pairs = check(policies, queries, metrics, rewards, judge, against_reference, batch_size)
+    origin = parse_policy(kl_reference) if isinstance(kl_reference, str) else kl_reference
+    check_kl(metrics, origin, sampling)
     scorers = {name: Scorer(name, out / KEPT, batch_size, dtype) for name in rewards if "reward" in metrics}
     judge_scorer = None
     if isinstance(judge, str) and "win_rate" in metrics:
@@ -92,6 +100,8 @@ def evaluate(
         judge = RewardJudge(judge, judge_scorer)
     generated = set(metrics) != {"ppl"}
     readers = {policy.label: policy.reader() for policy in policies}
+    if "kl" in metrics:
+        check_vocabularies(readers, origin)
     queries = drop_long(
         queries,
         readers,
@@ -108,6 +118,7 @@ def evaluate(
         "max_query_tokens": max_query_tokens,
         "rewards": list(scorers),
         "judge": judge.settings if "win_rate" in metrics else None,
+        "kl_reference": {"model": origin.base, "adapter": origin.adapter} if "kl" in metrics else None,
         "pairs": [list(pair) for pair in pairs],
         "batch_size": batch_size,
         "dtype": dtype,
@@ -141,6 +152,8 @@ def evaluate(
             partial(refuse_changed, out, earlier, "models", policy.label),
         )
         clear_device_cache(garbage_collection=True)
+    if "kl" in metrics:
+        origin_identity = add_kl(policies, identities, tables, queries, origin, out / KEPT, batch_size, dtype)
     responses = {
         label: [as_response(text, queries.conversational) for text in table["completion"]]
         for label, table in tables.items()
@@ -159,6 +172,7 @@ def evaluate(
         "settings": settings,
         "data": data,
         "models": identities,
+        **({"kl_reference": origin_identity} if "kl" in metrics else {}),
         "rewards": {name: scorer.identity for name, scorer in every_scorer.items()},
         "environment": environment(),
         "results": {label: model_results(table, queries, metrics, sampling.seed) for label, table in tables.items()},
@@ -207,6 +221,50 @@ def check(policies, queries, metrics, rewards, judge, against_reference: bool, b
             "Name the column, or leave the metric out."
         )
     return pairs
+
+
+def check_kl(metrics: tuple[str, ...], origin: Policy | None, sampling: Sampling) -> None:
+    """Raise a `ValueError` if the metric kl lacks its reference, or samples would not be of the whole distribution."""
+    if "kl" not in metrics:
+        return
+    if origin is None:
+        raise ValueError("The metric kl needs kl_reference: the model that the divergence is from.")
+    if (sampling.temperature, sampling.top_p, sampling.top_k) != (1.0, 1.0, 0):
+        raise ValueError(
+            f"The metric kl is of samples from the whole distribution, and temperature={sampling.temperature}, "
+            f"top_p={sampling.top_p}, top_k={sampling.top_k} are asked for. Use 1, 1 and 0, or leave the metric out."
+        )
+
+
+def check_vocabularies(readers: dict[str, tuple], origin: Policy) -> None:
+    """Raise a `ValueError` if a model's tokens are not those of the model that its divergence is from."""
+    tokens = origin.reader()[0].get_vocab()
+    for label, (tokenizer, _) in readers.items():
+        if tokenizer.get_vocab() != tokens:
+            raise ValueError(
+                f"The metric kl compares models of the same tokens: {label} and {origin.base} have others."
+            )
+
+
+def add_kl(policies, identities, tables, queries: Queries, origin: Policy, folder: Path, batch_size, dtype) -> dict:
+    """Add each model's divergence to its table; what identifies the model that it is from."""
+    reference, _, identity = origin.load(dtype)
+    for policy in policies:
+        model, tokenizer, _ = policy.load(dtype)
+        label, table = policy.label, tables[policy.label]
+        ids = [query_ids(tokenizer, prompt) for prompt in queries.prompts]
+        found = completion_kl_kept(
+            model,
+            list(zip(ids, map(list, table["token_ids"]), strict=True)),
+            reference,
+            folder,
+            model_ids=tuple(digest([one[part] for part in PARTS]) for one in (identities[label], identity)),
+            batch_size=batch_size,
+            description=f"{label}: KL",
+        )
+        tables[label] = table.join(found[["kl", "logp", "reference_logp"]])
+        clear_device_cache(garbage_collection=True)
+    return identity
 
 
 def drop_long_for_rewards(
@@ -319,6 +377,9 @@ def model_results(table: pd.DataFrame, queries: Queries, metrics: tuple[str, ...
         results["bleu"] = text_metrics.corpus_bleu(texts, [text_of(one) for one in queries.references])
     if "diversity" in metrics:
         results["diversity"] = text_metrics.diversity(texts, seed)
+    if "kl" in metrics:
+        columns = ["kl", "logp", "reference_logp", "tokens"]
+        results["kl"] = kl_statistics(table[columns], table["row"].tolist())
     if "length" in metrics:
         results["length"] = text_metrics.length(texts, table["tokens"].tolist(), table["truncated"].tolist())
     return results

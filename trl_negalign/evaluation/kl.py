@@ -1,7 +1,9 @@
 """KL divergence of a policy from a reference model, from the policy's own samples."""
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .kept import by_length
+from .kept import by_length, digest, keep
 
 
 @torch.no_grad()
@@ -87,6 +89,36 @@ def _of_one(policy: Tensor, base: Tensor, row: int, query: list[int], response: 
         reference.gather(1, tokens).sum().item(),
         len(tokens),
     )
+
+
+def completion_kl_kept(
+    model: PreTrainedModel,
+    pairs: list[tuple[list[int], list[int]]],
+    reference: PreTrainedModel,
+    folder: Path,
+    *,
+    model_ids: tuple[str, str],
+    batch_size: int = 16,
+    description: str = "KL",
+) -> pd.DataFrame:
+    """
+    What [`completion_kl`] gives, each completion's numbers computed once and kept in `folder`.
+
+    Args:
+        model, pairs, reference, batch_size: see [`completion_kl`].
+        folder (`Path`): where numbers are kept.
+        model_ids (`tuple[str, str]`): a different one for each policy and reference that give other numbers, see
+            [`model_parts`].
+        description (`str`): label of the progress bar.
+    """
+
+    def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
+        for batch in by_length({index: sum(map(len, pairs[index])) for index in missing}, batch_size):
+            table = completion_kl(model, [pairs[index] for index in batch], reference, batch_size)
+            yield batch, table.to_dict("list")
+
+    keys = [digest(*pair) for pair in pairs]
+    return keep(folder / f"kl-{digest(*model_ids)}", keys, compute, description)
 
 
 def kl_statistics(table: pd.DataFrame, queries: list) -> dict:

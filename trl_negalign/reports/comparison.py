@@ -15,6 +15,7 @@ COLUMNS = (
     ("diversity", "repetition_4", "Rep-4 ↓", 3),
     ("length", "tokens", "Tokens", 1),
     ("length", "truncated", "Truncated", 3),
+    ("kl", "mean", "KL", 2),
 )
 # queries below which no error and no interval is printed: a bootstrap of so few covers the truth too rarely
 FEWEST = 10
@@ -150,6 +151,8 @@ def _notes(joined: dict) -> list[str]:
             "that does not look at the place."
         )
     lines += filter(None, map(place_warning, joined["win_rates"]))
+    if any("kl" in found for found in joined["results"].values()):
+        lines.append("KL: from the model that kl_reference names, nats per completion, on the model's own samples.")
     if any("ppl" in found for found in joined["results"].values()):
         lines.append(
             "Reference PPL: perplexity of the dataset's references given their queries, not of what the model wrote. "

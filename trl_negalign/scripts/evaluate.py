@@ -1,5 +1,5 @@
 """
-Compare models on the same queries: perplexity of the references, reward, BLEU, win rate, diversity and length.
+Compare models on the same queries: perplexity of the references, reward, BLEU, win rate, KL, diversity, length.
 
 Writes DIR/results.json (everything that is needed to repeat it), table.md, win_rates.png, completions.parquet and
 judgements.parquet. A stopped evaluation goes on where it was with the same command. `--compare` joins earlier results.
@@ -22,13 +22,10 @@ class EvaluateArguments:
     """Options of `negalign evaluate`."""
 
     out: str = field(metadata={"help": "Folder for the results."})
-    data: str | None = field(
-        default=None,
-        metadata={"help": "Folder, hub id or file with a column `prompt`, and `completion` or `chosen` as reference."},
-    )
+    data: str | None = field(default=None, metadata={"help": "Folder, hub id or file with a column `prompt`."})
     data_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset, e.g. preference."})
     split: str | None = field(default=None, metadata={"help": "Left out, test, or the only one."})
-    reference_column: str | None = field(default=None, metadata={"help": "Column of the references, if another."})
+    reference_column: str | None = field(default=None, metadata={"help": "Left out, `completion` or `chosen`."})
     num_queries: int = field(default=2048, metadata={"help": "Queries, a random sample of the split."})
     max_query_tokens: int | None = field(default=None, metadata={"help": "Leave out longer queries, for all models."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion in tokens."})
@@ -53,6 +50,7 @@ class EvaluateArguments:
     judge_concurrency: int = field(default=8, metadata={"help": "Requests at a time."})
     judge_timeout: float = field(default=60.0, metadata={"help": "Seconds for one request."})
     judge_retries: int = field(default=6, metadata={"help": "Further tries of a request that failed."})
+    kl_reference: str | None = field(default=None, metadata={"help": "For kl: MODEL[+ADAPTER] that it is from."})
     against_reference: bool = field(default=False, metadata={"help": "Judge every model against the references too."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the results of another evaluation in --out."})
 
@@ -64,8 +62,7 @@ def make_parser(prog: str | None = None):
     lists = {
         "model": f"[LABEL=]MODEL[+ADAPTER] with a path, hub id or {SMALL_MODEL}; several, or the option repeated.",
         "metrics": f"Out of {', '.join(METRICS)}. Left out, all that have what they need.",
-        "reward": "Packaged names (vader_reward), import paths (module.function), or the ids or paths of reward "
-        "models and of likelihood-ratio heads.",
+        "reward": "Packaged names (vader_reward), import paths, ids or paths of reward models or of heads (likra).",
         "compare": "Earlier results.json files, or their folders, to join.",
     }
     for name, text in lists.items():
@@ -114,11 +111,13 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
     if args.data is None:
         raise ValueError("--data is missing. Name a dataset with a column `prompt`.")
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.sampling_seed)
-    models = [parse_policy(text, {SMALL_MODEL: lambda: load_policy(None)}) for text in lists.model]
+    small = {SMALL_MODEL: lambda: load_policy(None)}
+    models = [parse_policy(text, small) for text in lists.model]
     judge = make_judge(args, out / "judge.sqlite")
     chosen = (args.split, args.reference_column, args.num_queries, args.query_seed)
     queries = load_queries(args.data, args.data_config, *chosen)
-    has = {"ppl": queries.references, "bleu": queries.references, "reward": lists.reward, "win_rate": judge}
+    has = dict.fromkeys(("ppl", "bleu"), queries.references)
+    has |= {"reward": lists.reward, "win_rate": judge, "kl": args.kl_reference}
     evaluate(
         models,
         queries,
@@ -126,6 +125,7 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
         metrics=tuple(lists.metrics) or tuple(name for name in METRICS if has.get(name, True)),
         rewards=tuple(lists.reward),
         judge=judge,
+        kl_reference=args.kl_reference and parse_policy(args.kl_reference, small),
         against_reference=args.against_reference,
         sampling=sampling,
         max_query_tokens=args.max_query_tokens,
