@@ -1,14 +1,17 @@
 """The tables of a task, as Markdown."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 from plan import START, label, read_method
+from plots import path_of
 from records import not_fluent, numbers_at_end, read_json
 from summaries import Seeds, difference, interval
 
 
 HOLE = "–"
+DISTANCES = (1, 2, 4, 8)  # nats per completion
 MEASURED = {
     "perplexity": ("perplexity", 1),
     "distinct-2": ("distinct_2", 3),
@@ -105,6 +108,27 @@ def differences_table(seeds: dict[str, Seeds], judge: str) -> str:
 
 def cell(found: dict | None) -> str:
     return HOLE if found is None else f"{span(found, sign=True)}, {found['agree']}/{found['seeds']}"
+
+
+def reward_at(path: list[tuple[float, float]], kl: float) -> float | None:
+    """The reward where a run first reaches a KL, between two checkpoints in a straight line; `None` if it does not."""
+    for (before, low), (after, high) in pairwise(path):
+        if None not in (before, after, low, high) and before <= kl <= after and before < after:
+            return low + (high - low) * (kl - before) / (after - before)
+    return None
+
+
+def frontier_table(runs: dict[str, list[dict]], start: dict | None, judge: str) -> str:
+    """Reward at some distances from the start model, of the runs that come as far."""
+    rows = []
+    for name, records in runs.items():
+        found = [[reward_at(path_of(record, start, judge), kl) for record in records] for kl in DISTANCES]
+        cells = [[value for value in values if value is not None] for values in found]
+        if name != START and any(cells):
+            rows.append(
+                [name, *(f"{average(cell, 2)}, {len(cell)} of {len(records)}" if cell else HOLE for cell in cells)]
+            )
+    return table([f"{judge} reward at", *(f"{kl} nats" for kl in DISTANCES)], rows)
 
 
 def claims_table(rows: list[dict]) -> str:

@@ -36,17 +36,18 @@ def frontier(task: dict, runs: dict[str, list[dict]], start: dict | None, path: 
     for axes, judge in zip(figure.subplots(1, len(judges), squeeze=False)[0], judges, strict=True):
         for name, records in runs.items():
             for index, record in enumerate(records):
-                points = [one for one in record["numbers"] if one["part"] == "validation"]
-                pairs = [(one["kl"]["mean"], one[f"reward/{judge}"]) for one in points]
+                pairs = path_of(record, start, judge)
                 if any(value is None for pair in pairs for value in pair):
                     continue
                 x, y = zip(*pairs, strict=True)
-                fluent = start is None or not not_fluent(points[-1], start)
+                fluent = start is None or not not_fluent(numbers_at_end(record, "validation"), start)
                 axes.plot(x, y, color=shade[name], linewidth=0.7, marker=".", markersize=3, alpha=0.7)
                 face = shade[name] if fluent else "none"
                 shown = {"label": name} if index == 0 else {}
                 axes.plot(x[-1], y[-1], "o", color=shade[name], markerfacecolor=face, markersize=6, **shown)
-        axes.set(xlabel="KL from the start model, nats per completion", ylabel=f"{judge} reward", xscale="symlog")
+        # the first nats count most, and 0 must have a place
+        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+        axes.set(xlabel="KL from the start model, nats per completion", ylabel=f"{judge} reward", xlim=(0, None))
         axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
@@ -102,6 +103,14 @@ def gap(seeds: Seeds, path: Path) -> bool:
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     return True
+
+
+def path_of(record: dict, start: dict | None, judge: str) -> list[tuple[float, float]]:
+    """KL and reward of a run's checkpoints on validation queries, from the start model on."""
+    points = [one for one in record["numbers"] if one["part"] == "validation"]
+    if start is not None and record["run"]["method"] != START:
+        points = [start, *points]
+    return [(one["kl"]["mean"], one[f"reward/{judge}"]) for one in points]
 
 
 def end_of(records: list[dict], part: str) -> dict | None:

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from pages import claims_table, differences_table, main_table, rewards_table, trials_table
+from pages import claims_table, differences_table, frontier_table, main_table, rewards_table, trials_table
 from plan import HERE, RESULTS, START, PlanError, method_names, read_method, read_task, task_names
 from plots import end_of, frontier, gap, learning_curves
 from records import SELECTION, done_runs, select, write_json
@@ -67,19 +67,31 @@ def section(task: dict, results: Path, page_folder: Path) -> str:
             "agree in sign.",
             differences_table(seeds, reward),
         ]
-    parts += ["**Claims**", claims_table(verdicts), *pictures(task, selection, seeds, results, page_folder)]
+    runs = shown_runs(task, selection, seeds, results)
+    start = end_of(runs.get(START, []), "validation")
+    for reward in task["rewards"]:
+        parts += [
+            f"**{reward.capitalize()} reward by distance from the start model**, validation queries: means over the "
+            "runs that come as far (least–most), and how many do.",
+            frontier_table(runs, start, reward),
+        ]
+    parts += ["**Claims**", claims_table(verdicts), *pictures(task, runs, start, seeds, results, page_folder)]
     parts += ["<details><summary>Every trial</summary>", trials_table(trials), "</details>"]
     return "\n\n".join(parts)
 
 
-def pictures(task: dict, selection: dict, seeds: dict, results: Path, page_folder: Path) -> list[str]:
-    folder = results / task["name"]
+def shown_runs(task: dict, selection: dict, seeds: dict, results: Path) -> dict[str, list[dict]]:
+    """Records by method: of all seeds at the chosen setting or, without one, the grid's."""
     runs = {}
     for name, one in selection.items():
         if one["chosen"] is not None:
             grid = done_runs(task["name"], results, "grid", name, one["chosen"])
             runs[name] = seeds[name].records if name in seeds else grid
-    start = end_of(runs.get(START, []), "validation")
+    return runs
+
+
+def pictures(task: dict, runs: dict, start: dict | None, seeds: dict, results: Path, page_folder: Path) -> list[str]:
+    folder = results / task["name"]
     frontier(task, runs, start, folder / "frontier.png")
     learning_curves(task, runs, start, folder / "curves.png")
     found = [

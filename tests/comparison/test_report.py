@@ -75,6 +75,25 @@ def test_the_same_folders_give_the_same_page(report, folders):
     assert texts[0] == texts[1]
 
 
+def test_reward_at_a_distance_is_read_between_checkpoints(module):
+    pages, path = module("pages"), [(0.0, 1.0), (2.0, 2.0), (1.0, 3.0), (4.0, 4.0)]
+    assert pages.reward_at(path, 1) == 1.5  # where it is first reached
+    assert pages.reward_at(path, 3) == pytest.approx(3 + 2 / 3)
+    assert pages.reward_at(path, 5) is None
+    assert pages.reward_at([(0.0, 1.0), (None, None), (4.0, 4.0)], 1) is None
+
+
+def test_runs_that_do_not_come_as_far_are_not_counted(module):
+    def record(name, *points):
+        numbers = [{"part": "validation", "kl": {"mean": kl}, "reward/gold": reward} for kl, reward in points]
+        return {"run": {"method": name}, "numbers": numbers}
+
+    start = record("start", (0.0, 0.0))["numbers"][0]
+    runs = {"start": [record("start", (0.0, 0.0))], "ple": [record("ple", (2.0, 1.0)), record("ple", (8.0, 8.0))]}
+    last = module("pages").frontier_table(runs, start, "gold").splitlines()[-1]
+    assert last == "| ple | 0.75 (0.50–1.00), 2 of 2 | 1.50 (1.00–2.00), 2 of 2 | 4.00, 1 of 2 | 8.00, 1 of 2 |"
+
+
 def test_without_results_it_says_what_to_run(report, tmp_path):
     with pytest.raises(SystemExit, match="no results. Run `python comparison/run.py"):
         report.main(["--results", str(tmp_path), "--readme", str(tmp_path / "page.md")])
