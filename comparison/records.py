@@ -47,6 +47,16 @@ def outcome(folder: Path, run: dict) -> str:
     return "missing"
 
 
+def refuse_other_data(folder: Path, fingerprint: str) -> None:
+    """Raise [`OtherSettings`] if a run in a task's folder was made with other queries or texts than these."""
+    for path in sorted(folder.glob("*/*/run.json")):
+        if read_json(path)["material"] != fingerprint:
+            raise OtherSettings(
+                f"{path.parent} was made with other data than --data now gives. Choose another --results, or the data "
+                "of before."
+            )
+
+
 def differences(one: dict, other: dict, prefix: str = "") -> list[str]:
     """Names of what differs, with the sections they stand in."""
     found = []

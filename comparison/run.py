@@ -29,7 +29,7 @@ from plan import (
     task_names,
 )
 from pool import work
-from records import SELECTION, outcome, select, write_json
+from records import SELECTION, outcome, refuse_other_data, select, write_json
 
 
 def arguments(options: list[str] | None) -> argparse.Namespace:
@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
     from material import load_material
 
     material = load_material(task["corpus"], args.data)
+    refuse_other_data(results / args.task, material.fingerprint)
     lock = hold(results / args.task)
     print(f"{args.task}: {len(methods)} methods; rewards are made where they are missing", flush=True)
     prepare(task, material, args.cache / args.task, results / args.task)

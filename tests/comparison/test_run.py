@@ -42,6 +42,16 @@ def test_a_folder_of_other_settings_is_refused_before_anything_is_run(module, ta
     assert not (tmp_path / "smoke" / "rewards.json").exists()
 
 
+def test_runs_of_other_data_are_refused(module, finish, tmp_path):
+    plan = module("plan")
+    folder = finish(plan.grid_runs(plan.read_task("smoke"), plan.read_method("grpo"))[0])
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"material": "of another folder"}))
+    with pytest.raises(SystemExit, match="was made with other data than --data now gives"):
+        module("run").main(["--task", "smoke", "--methods", "grpo", "--results", str(tmp_path)])
+    assert not (tmp_path / "smoke" / "rewards.json").exists()
+
+
 @pytest.mark.slow
 def test_a_comparison_that_is_killed_goes_on_with_what_is_missing(tmp_path):
     places = ["--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
