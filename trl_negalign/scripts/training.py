@@ -145,5 +145,5 @@ def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, s
     trainer.save_state()
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
-    trainer.end()
+    trainer.accelerator.end_training()
     trainer.accelerator.print(f"The model is in {args.output_dir}.")
