@@ -80,7 +80,7 @@ def letter_reward(completions, **kwargs) -> list[float]:
 
 
 def is_scoring(kwargs: dict) -> bool:
-    """Whether these arguments of a forward pass are those of one that scores completions, with TRL's fused head or not."""
+    """Whether a forward pass with these arguments scores completions, by TRL's fused head or without it."""
     return bool(kwargs.get("fused_lm_head")) or kwargs.get("use_cache") is False
 
 
