@@ -67,7 +67,12 @@ def same(one, two):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("neat", {"num_plain": 1}), ("ple", {"replay": 1}), ("ple", {"replay": "all", "lora": True})],
+    [
+        ("neat", {"num_plain": 1}),
+        ("neat", {"num_plain": 1, "tapered": True, "mean_over": "signal", "skip_shared_prefix": True}),
+        ("ple", {"replay": 1, "tapered": True}),
+        ("ple", {"replay": "all", "lora": True}),
+    ],
 )
 def test_resumed_is_uninterrupted(method, options, layout, make_model, tokenizer, tmp_path):
     options = options | LAYOUTS[layout]
@@ -148,6 +153,7 @@ def test_only_half_written_checkpoints(stopped, make_model, tokenizer, tmp_path)
         ("neat", {"num_generations": 2}, "its group size was 4, and this run's is 2"),
         ("neat", {"positive_prompt": "Be brief."}, "its candidates was .*Answer kindly.*Be brief"),
         ("neat", {"num_plain": 2}, "its candidates was"),
+        ("neat", {"tapered": True}, "its candidates was .*Answer kindly.*Answer kindly., tapered"),
     ],
 )
 def test_another_runs_checkpoint(method, options, difference, stopped, make_model, tokenizer, tmp_path):
