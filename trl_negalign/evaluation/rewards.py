@@ -25,7 +25,7 @@ from trl import apply_chat_template
 
 from ..likra.reward import LikraReward
 from ..rewards.loading import load_reward
-from .fingerprints import model_parts, tokenizer_fingerprint
+from .fingerprints import function_parts, model_parts, tokenizer_fingerprint
 from .kept import by_length, digest, keep
 from .queries import Queries
 
@@ -131,7 +131,11 @@ class Scorer:
         self.name, self.folder, self.batch_size, self.dtype = name, folder, batch_size, dtype
         self.function = load_reward(name)
         self.model: RewardModel | None = None
-        self.parts = likra_parts(self.function) if isinstance(self.function, LikraReward) else {"weights": None}
+        self.parts: dict = {"weights": None}  # a reward model's are known when it has been loaded
+        if isinstance(self.function, LikraReward):
+            self.parts = likra_parts(self.function)
+        elif callable(self.function):
+            self.parts = function_parts(self.function, name)
 
     def __call__(
         self,
@@ -187,7 +191,10 @@ class Scorer:
 
     @property
     def identity(self) -> dict:
-        """Which reward this is: its name and, of models, their parts; a reward model must have been loaded before."""
+        """
+        Which reward this is: its name with the parts of a model, which must have been loaded before, or those of
+        [`~trl_negalign.evaluation.fingerprints.function_parts`].
+        """
         return {"name": self.name} | self.parts
 
 

@@ -31,10 +31,8 @@ def figures_folder(page: Path) -> Path:
 
 def check_page(path: Path) -> None:
     """Raise a `ValueError` if a report at this path would write over anything but an earlier report."""
-    if (
-        path.is_file()
-        and f'<meta name="generator" content="{GENERATOR}">' in path.read_text("utf-8", "replace")[:4000]
-    ):
+    mark = f'<meta name="generator" content="{GENERATOR}">'
+    if path.is_file() and mark in path.read_text(encoding="utf-8", errors="replace")[:4000]:
         return
     pictures = (figures_folder(path) / f"{panel.name}.png" for panel in PANELS)
     for there in filter(os.path.lexists, (path, *pictures)):
