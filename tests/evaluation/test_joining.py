@@ -152,6 +152,18 @@ def test_other_sampling_is_noted(tmp_path):
     assert join([one])["notes"] == []
 
 
+def test_other_rendering_is_noted(tmp_path):
+    one, two = write(tmp_path / "a", "x", [1.0] * 3), write(tmp_path / "b", "y", [1.0] * 3)
+    results = json.loads((two / "results.json").read_text())
+    results["settings"]["chat_template_kwargs"] = {"enable_thinking": False}
+    (two / "results.json").write_text(json.dumps(results))
+    [note] = join([one, two])["notes"]
+    assert note == (
+        f"{two} rendered conversations otherwise than {one}: chat_template_kwargs {{'enable_thinking': False}}, "
+        "not None."
+    )
+
+
 def test_without_completions_there_are_no_differences(tmp_path):
     one, two = write(tmp_path / "a", "x", [1.0] * 3), write(tmp_path / "b", "y", [1.0] * 3)
     (two / "completions.parquet").unlink()

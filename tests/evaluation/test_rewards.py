@@ -4,6 +4,7 @@ import math
 import shutil
 import statistics
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
-from tests.conftest import save
-from tests.helpers import dataset, letter_reward
+from tests.conftest import CHAT_TEMPLATE, save
+from tests.helpers import dataset, letter_reward, with_template
 from trl_negalign.evaluation.evaluate import evaluate
 from trl_negalign.evaluation.fingerprints import function_parts
 from trl_negalign.evaluation.generation import Sampling
@@ -39,11 +40,16 @@ def responses(style) -> list:
     return [as_response(text, style != "string") for text in COMPLETIONS]
 
 
-@pytest.mark.parametrize("style", ["string", "conversation"])
-def test_a_reward_model_scores_as_in_trls_trainer(style, saved_model, saved_reward_model, tmp_path):
-    args = GRPOConfig(str(tmp_path), per_device_train_batch_size=2, num_generations=2, use_cpu=True, bf16=False)
+@pytest.mark.parametrize(
+    ("style", "rendered"), [("string", None), ("conversation", None), ("conversation", {"ending": " indeed"})]
+)
+def test_a_reward_model_scores_as_in_trls_trainer(style, rendered, saved_model, reward_model, tokenizer, tmp_path):
+    ending = CHAT_TEMPLATE.replace("{{ '<|end|>", "{{ ending }}{{ '<|end|>")
+    saved_reward_model = save(reward_model, with_template(tokenizer, ending), tmp_path / "reward")
+    options = {"per_device_train_batch_size": 2, "num_generations": 2, "use_cpu": True, "bf16": False}
+    args = GRPOConfig(str(tmp_path), chat_template_kwargs=rendered, **options)
     trainer = GRPOTrainer(saved_model, saved_reward_model, args=args, train_dataset=dataset(style))
-    queries = make_queries(style)
+    queries = replace(make_queries(style), chat_template_kwargs=rendered)
     rows = [{"prompt": prompt} for prompt in queries.prompts]
     expected = trainer._calculate_rewards(rows, queries.prompts, responses(style), [[1]] * 3)[:, 0]
     for batch_size in (1, 2, 8):

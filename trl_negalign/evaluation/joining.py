@@ -132,6 +132,13 @@ def differing(runs: list[dict]) -> list[str]:
             )
         if changed := changes(first["settings"]["sampling"], run["settings"]["sampling"]):
             notes.append(f"{run['folder']} sampled otherwise than {first['folder']}: {'; '.join(changed)}.")
+        # what earlier versions wrote has none
+        rendered = [one["settings"].get("chat_template_kwargs") for one in (first, run)]
+        if rendered[0] != rendered[1]:
+            notes.append(
+                f"{run['folder']} rendered conversations otherwise than {first['folder']}: chat_template_kwargs "
+                f"{rendered[1]}, not {rendered[0]}."
+            )
         ours, theirs = (one["settings"]["judge"] for one in (first, run))
         if ours and theirs and (changed := [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]):
             notes.append(

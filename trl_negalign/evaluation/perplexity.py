@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..borders import query_ids, response_ids
 from .fingerprints import tokenizer_fingerprint
 from .kept import by_length, digest, keep
 from .queries import Queries
@@ -85,8 +84,7 @@ def reference_nlls_kept(
     Returns:
         `pandas.DataFrame`: `nll` (nats) and `tokens` of each reference, in the queries' order.
     """
-    rows = zip(queries.prompts, queries.references, strict=True)
-    pairs = [(query_ids(tokenizer, query), response_ids(tokenizer, query, reference)) for query, reference in rows]
+    pairs = list(zip(queries.query_ids(tokenizer), queries.reference_ids(tokenizer), strict=True))
     keys = [digest(row, *pair) for row, pair in zip(queries.rows, pairs, strict=True)]
 
     def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
