@@ -215,6 +215,7 @@ class LikraTrainer:
         """Note the settings beside the heads; a `ValueError` if the folder holds other heads."""
         settings = {name: getattr(self.args, name) for name in SETTINGS} | {
             "base_digest": self.heads.base_digest,
+            "dtype": str(self.heads.model.dtype).removeprefix("torch."),
             "template": self.template,
             "examples": sha256(json.dumps(self.pairs).encode()).hexdigest()[:32],
         }
@@ -226,6 +227,7 @@ class LikraTrainer:
                 "(resume_from_checkpoint=True), or choose another folder."
             )
         earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+        earlier.setdefault("dtype", settings["dtype"])  # earlier versions did not note it
         for name, value in settings.items():
             if earlier.get(name) != value:
                 raise ValueError(
