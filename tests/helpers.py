@@ -115,3 +115,15 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         processing_class=tokenizer,
         **trainer_kwargs,
     )
+
+
+def seen_batches(trainer) -> list[dict]:
+    """The micro-batches that a trainer's objective gets, from now on."""
+    group_loss, seen = trainer.group_loss, []
+
+    def record(token_logps, batch):
+        seen.append(batch)
+        return group_loss(token_logps, batch)
+
+    trainer.group_loss = record
+    return seen

@@ -30,7 +30,7 @@ from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
 from .data import check_candidates, check_chat_template, check_datasets, column_names, end_tokens, put_in
 from .group_config import GroupConfig
 from .helpers import RepeatSampler, disable_gradient_checkpointing, use_adapter
-from .lengths import check_longest_query, warn_of_long_queries
+from .lengths import check_longest_query, check_positions, warn_of_long_queries
 from .passes import by_length, columns_multiple, group_lengths, put_loss_scale, select
 from .prefill import prefill_once
 from .scores import combine, means_by_kind, refuse_infinite
@@ -119,6 +119,7 @@ class GroupTrainer(GRPOTrainer):
             args.beta = self.kl_weight
         check_attributes(self)
         self._check_tokenizer(self.processing_class, train_dataset, args)  # TRL may have loaded one
+        check_positions(self.model, train_dataset, self.processing_class, args, self.candidates)
         self.shares_prompts = decide_on_sharing(self.model, args.share_prompts)
         # the KL term, entropies and the experts' balance are of all candidates, not of those that teach
         self.runs_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
@@ -304,9 +305,7 @@ class GroupTrainer(GRPOTrainer):
             teaching = [self.comparisons(self.taught(batch)).any(-1) for batch in self._buffered_inputs]
             together = self.args.gradient_accumulation_steps
             put_loss_scale(self._buffered_inputs, teaching, together, self.accelerator.reduce)
-        if self.kl_weight != 0.0 or self.needs_reference(self.args):
-            for batch in self._buffered_inputs:
-                batch["ref_per_token_logps"] = self._reference_logps(batch)
+        self._add_reference_logps()
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     @property
@@ -389,14 +388,16 @@ class GroupTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL asks in each round, also in evaluation, for ratios that group training has no use for and for reference
-        # log-probabilities, which `_reference_logps` takes of the candidates that need them
+        # log-probabilities, which `_add_reference_logps` takes of the candidates that need them
         return None, None, None
 
-    def _reference_logps(self, batch):
+    def _add_reference_logps(self):
         """
-        Reference log-probabilities of a micro-batch, `[groups, G, T]`. The reference runs what the policy will run, in
-        the same arrangement: half precision rounds by it, and while both are the same they shall not differ.
+        Add the reference's log-probabilities `[groups, G, T]`, where they are read. It runs what the policy will run,
+        in the same arrangement: half precision rounds by it, and while both are the same they shall not differ.
         """
+        if self.kl_weight == 0.0 and not self.needs_reference(self.args):
+            return
         model, scope = self.ref_model, nullcontext()
         if model is None:
             model, policy = self.model, self.accelerator.unwrap_model(self.model)
@@ -404,7 +405,8 @@ class GroupTrainer(GRPOTrainer):
             scope = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
         checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), scope, checkpointing:
-            return self._group_logps(model, batch, self._to_run(batch))[0]
+            for batch in self._buffered_inputs:
+                batch["ref_per_token_logps"] = self._group_logps(model, batch, self._to_run(batch))[0]
 
     def log_round_metric(self, name: str, value: float) -> None:
         """Log a training metric that all processes know alike."""
@@ -474,12 +476,8 @@ class GroupTrainer(GRPOTrainer):
         if inside_cycle:
             save_buffer(self._buffered_inputs, folder, self.accelerator.process_index)
         if self.args.should_save:
-            state = self.round_state() | {
-                "identity": self._run_identity(),
-                "processes": self.accelerator.num_processes,
-                "inside_cycle": inside_cycle,
-                "step": self._step,
-            }
+            state = self.round_state() | {"identity": self._run_identity(), "inside_cycle": inside_cycle}
+            state |= {"processes": self.accelerator.num_processes, "step": self._step, "beta": self.kl_weight}
             save_state(state, folder)
         super()._save_checkpoint(model, trial)
 
@@ -496,3 +494,5 @@ class GroupTrainer(GRPOTrainer):
             self._step = state["step"]
         if buffer is not None:
             self._buffered_inputs = send_to_device(buffer, self.accelerator.device)
+            if state.get("beta") != self.kl_weight:  # of other candidates, or of none
+                self._add_reference_logps()
