@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.trainer import utils
 
 from tests.conftest import save
-from tests.helpers import METHODS, build, dataset, is_scoring, letter_reward
+from tests.helpers import METHODS, build, dataset, is_scoring, letter_reward, needs_fused_head
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
 
@@ -86,6 +86,7 @@ def test_one_pass_a_micro_batch(method, options, model, tokenizer, tmp_path):
 
 
 @ALL
+@needs_fused_head
 def test_one_pass_more_for_the_kl_term(method, model, tokenizer, tmp_path):
     passes = scored(model, [])
     lora = LoraConfig(r=4, task_type="CAUSAL_LM")
@@ -195,6 +196,7 @@ def test_no_pass_in_evaluation(method, model, tokenizer, tmp_path):
 
 
 @ALL
+@needs_fused_head
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("log_entropy", [False, True])
 def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer, tmp_path):
@@ -338,7 +340,7 @@ def test_nothing_else_is_learnt(method, options, reward, share, make_model, toke
     assert (distance(trained, weights(make_model())) > 1e-4) == (not reward.startswith("all"))
     assert tokens < all_tokens
     for entry, expected_entry in zip(log[:2], expected_log[:2], strict=True):
-        for name in ("loss", "grad_norm"):
+        for name in {"loss", "grad_norm"} & entry.keys():  # the norm is logged by some releases only
             assert entry[name] == pytest.approx(expected_entry[name], rel=2e-6, abs=2e-6)
 
 
