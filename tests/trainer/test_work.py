@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.trainer import utils
 
 from tests.conftest import save
-from tests.helpers import METHODS, build, dataset, is_scoring, letter_reward, needs_fused_head
+from tests.helpers import LOSS_ERROR, METHODS, SHARES, build, dataset, is_scoring, letter_reward, needs_fused_head
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
 
@@ -150,6 +150,8 @@ def saved_bf16(model, tokenizer, tmp_path):
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("options", [{}, {"sft_weight": 0.0, "ranking_weight": 0.0}, {"beta": 0.1}])
 def test_the_policy_starts_at_its_reference(options, share, reference, saved_bf16, tokenizer, tmp_path, monkeypatch):
+    if not SHARES and reference != "adapter left out":
+        pytest.skip("TRL before its fused head rounds another model's log-probabilities in another way")
     """ℓ − ℓ_ref is 0 in bf16 too, to the last bit, for every token of the first optimizer step."""
     model = AutoModelForCausalLM.from_pretrained(saved_bf16, dtype=torch.bfloat16)
     lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=reference == "adapter left out")
@@ -213,6 +215,7 @@ def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer
     assert ("entropy" in trainer.state.log_history[0]) == log_entropy
 
 
+@needs_fused_head
 def test_with_sharing_off_nothing_is_patched(model, tokenizer, tmp_path, monkeypatch):
     """Neither transformers' attention and its `generate` nor the head that TRL has put on the model."""
     AttentionInterface.register("sdpa", sdpa_attention_forward)
@@ -353,7 +356,7 @@ def test_raft_runs_the_best_alone(share, model, tokenizer, tmp_path):
     [(ids, _, _)] = passes
     assert_rows(ids, [max(rows[i : i + 4], key=lambda row: row[2]) for i in (0, 4)], tokenizer, False)
     log = trainer.state.log_history[0]
-    assert log["neat/loss_sft"] == pytest.approx(log["loss"], abs=1e-6) and log["neat/logp_best"] < 0
+    assert log["neat/loss_sft"] == pytest.approx(log["loss"], abs=LOSS_ERROR) and log["neat/logp_best"] < 0
     for name in ("loss_ranking", "loss_penalty", "ranking_accuracy", "logp_worst"):
         assert log[f"neat/{name}"] is None, name
 
