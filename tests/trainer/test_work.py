@@ -150,9 +150,9 @@ def saved_bf16(model, tokenizer, tmp_path):
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("options", [{}, {"sft_weight": 0.0, "ranking_weight": 0.0}, {"beta": 0.1}])
 def test_the_policy_starts_at_its_reference(options, share, reference, saved_bf16, tokenizer, tmp_path, monkeypatch):
+    """ℓ − ℓ_ref is 0 in bf16 too, to the last bit, for every token of the first optimizer step."""
     if not SHARES and reference != "adapter left out":
         pytest.skip("TRL before its fused head rounds another model's log-probabilities in another way")
-    """ℓ − ℓ_ref is 0 in bf16 too, to the last bit, for every token of the first optimizer step."""
     model = AutoModelForCausalLM.from_pretrained(saved_bf16, dtype=torch.bfloat16)
     lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=reference == "adapter left out")
     peft_config = None
