@@ -15,6 +15,18 @@ def prepared(module, task, tmp_path):
 
 
 @pytest.fixture
+def prepare(module, task, tmp_path):
+    """Make the rewards of a changed smoke task."""
+
+    def make(changed: dict):
+        changed = task | changed
+        material = module("material").load_material(changed["corpus"], None)
+        module("judges").prepare(changed, material, tmp_path / "cache", tmp_path / "results")
+
+    return make
+
+
+@pytest.fixture
 def perform(module, task, prepared, tmp_path):
     """Run a worker in this process; its folder."""
 
@@ -74,6 +86,29 @@ def test_the_start_model_has_no_kl_and_the_test_queries_are_for_the_stage_seeds(
 @pytest.mark.parametrize("name", ["sft", "dpo", "best_of_start", "online_dpo"])
 def test_methods_of_other_data_learn(perform, name):
     numbers = numbers_of(perform(name))
+    assert numbers[-1]["step"] == 2 and numbers[-1]["kl"]["mean"] > 1e-5
+
+
+@pytest.fixture
+def dialogues(task):
+    """The smoke task with made dialogues."""
+    corpus = {"reader": "made", "seed": 0, "queries": 120, "dialogues": True}
+    return {"corpus": corpus, "guides": "Be kind."}
+
+
+def test_the_datasets_responses_join_the_groups(module, perform, prepare, dialogues, task):
+    prepare(dialogues)
+    folder = perform("neat_responses", "seeds", **dialogues)
+    record = json.loads((folder / "run.json").read_text())
+    log = module("curves").read_log(folder)
+    assert all(f"reward/{kind}" in log[0] for kind in ("positive", "negative", "chosen", "rejected"))
+    assert record["numbers"][-1]["kl"]["mean"] > 1e-5 and record["cost"]["steps"] == 2
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "online_dpo"])
+def test_every_kind_of_method_answers_dialogues(module, perform, prepare, dialogues, name):
+    prepare(dialogues)
+    numbers = numbers_of(perform(name, **dialogues))
     assert numbers[-1]["step"] == 2 and numbers[-1]["kl"]["mean"] > 1e-5
 
 
