@@ -34,11 +34,15 @@ class Heads:
 
     def __init__(self, name: str, task: dict, results: Path):
         self.name, self.task, self.trials, self.kept = name, task, [], {}
+        materials: dict[int, str] = {}
         for kind in task["negatives"]:
             for run in runs_of(name, task, kind):
                 folder = folder_of(results, run)
                 found, reason = settled(folder, run)
                 record = read_json(folder / "run.json") if found == "done" else {}
+                # kinds are compared question by question
+                if record and materials.setdefault(run["seed"], record["material"]) != record["material"]:
+                    found, reason = "failed", "it was made with other questions than this seed's first kind"
                 row = {"kind": kind, "seed": run["seed"], "outcome": found, "reason": reason}
                 self.trials.append(row | {"seconds": record.get("seconds")})
                 if found == "done":

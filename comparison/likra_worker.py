@@ -39,6 +39,8 @@ def command_of(run: dict, data: str | None, cache: Path) -> dict:
 
 def perform(job: dict) -> dict:
     """Train and score; what `run.json` holds."""
+    import torch
+
     from trl_negalign.evaluation.evaluate import environment
     from trl_negalign.scripts import likra
 
@@ -49,17 +51,21 @@ def perform(job: dict) -> dict:
     began = time.perf_counter()
     likra.run(["--config", str(config)])
     seconds = round(time.perf_counter() - began, 1)
-    numbers = collect(options)
+    numbers, material = collect(options)
     text = json.dumps(numbers, separators=(",", ":"))
     Path(job["partial"], "logps.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
-    where = {"commit": git_commit(), "threads": 1, **environment()}
-    return {"run": run, "questions": len(numbers["answers"]), "seconds": seconds, "environment": where}
+    where = {"commit": git_commit(), "threads": torch.get_num_threads(), **environment()}
+    asked = {"questions": len(numbers["answers"]), "material": material}
+    return {"run": run, **asked, "seconds": seconds, "environment": where}
 
 
-def collect(options: dict) -> dict:
+def collect(options: dict) -> tuple[dict, str]:
     """
-    `answers` (index of each test question's right option), `characters` (of each option), and `logps`: by `base` and
-    `HEAD-EXAMPLES` the log-probabilities of each question's options, in nats.
+    What is kept of a run's folder, and a fingerprint of the test questions.
+
+    Returns:
+        `answers` (index of each test question's right option), `characters` (of each option), and `logps`: by `base`
+        and `HEAD-EXAMPLES` the log-probabilities of each question's options, in nats.
     """
     import pandas as pd
 
@@ -80,7 +86,8 @@ def collect(options: dict) -> dict:
         table = pd.concat(parts).drop_duplicates("key").set_index("key").loc[keys]
         logps[name] = [[round(float(value), 3) for value in values] for values in table["logps"]]
     characters = [[len(option) for option in question.options] for question in test]
-    return {"answers": [question.answer for question in test], "characters": characters, "logps": logps}
+    answers = [question.answer for question in test]
+    return {"answers": answers, "characters": characters, "logps": logps}, digest(keys, answers)
 
 
 def main(job_file: str) -> int:

@@ -58,7 +58,8 @@ def section(task: dict, results: Path, page_folder: Path) -> str:
     trials = all_trials(task, selection, results)
     done, failed, missing = (sum(row["outcome"] == name for row in trials) for name in ("done", "failed", "missing"))
     parts = [
-        f"{done} of {len(trials)} runs are done, {failed} failed, {missing} are missing.",
+        f"{done} of {len(trials)} runs are done, {failed} failed, {missing} are missing; a method's seeds are counted "
+        "once its grid has a setting to choose.",
         *(f"**Left out:** {fault}" for fault in faults),
         rewards_table(folder),
         "**At the end of the budget**, test queries: means over seeds and queries with 95% intervals; other numbers "

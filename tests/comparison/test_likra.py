@@ -54,7 +54,8 @@ def leave(module, runner, task, tmp_path):
                 logps[f"negative-{size}"] = (positive - 10 * wanted).tolist()
             kept = {"answers": [0] * QUESTIONS, "characters": [[1, 1]] * QUESTIONS, "logps": logps}
             (folder / "logps.json.gz").write_bytes(gzip.compress(json.dumps(kept).encode()))
-            (folder / "run.json").write_text(json.dumps({"run": run, "questions": QUESTIONS, "seconds": 60.0}))
+            record = {"run": run, "questions": QUESTIONS, "material": "arc", "seconds": 60.0}
+            (folder / "run.json").write_text(json.dumps(record))
 
     return make
 
@@ -155,6 +156,17 @@ def test_a_folder_of_other_settings_is_a_hole(likra, task, leave, tmp_path):
     heads = likra.Heads("arc", task | {"options": {"num_test": 5}}, tmp_path)
     assert heads.seeds() == [] and "failed: " in likra.runs_table(heads)
     assert "other settings (task_settings.options.num_test)" in likra.runs_table(heads)
+
+
+def test_a_run_of_other_questions_is_a_hole(module, likra, task, leave, tmp_path):
+    leave(10, FLAT, STEEP, seeds=(1,))
+    leave(10, FLAT, {256: 20}, "unrelated", seeds=(1,))
+    run = module("run_likra").runs_of("arc", task, "unrelated", [1])[0]
+    path = module("plan").folder_of(tmp_path, run) / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"material": "another file's"}))
+    heads = likra.Heads("arc", task, tmp_path)
+    assert heads.seeds() == [1] and heads.seeds("unrelated") == []
+    assert "failed: it was made with other questions" in likra.runs_table(heads)
 
 
 def test_shipped_runs_and_claims_fit_each_other(module, runner):

@@ -47,7 +47,7 @@ def test_a_partial_comparison_is_shown_with_its_holes(report, folders):
     whole = [line for line in text.splitlines() if line.startswith("| ple | lr0.001 | 3 of 3 |")]
     assert len(whole) == 1 and "3 of 3 | 10 (10–10)" in whole[0]
     assert any(line.startswith("| grpo | lr0.001 | 1 of 3 |") for line in text.splitlines())
-    assert any(line.startswith("| neat | lr0.001 | *grid only* | *1.00, validation*") for line in text.splitlines())
+    assert any(line.startswith("| neat | lr0.001 | *grid, 1 of 2* | *1.00, validation*") for line in text.splitlines())
     assert any(line.startswith("| rloo | *not run*") for line in text.splitlines())
     assert "| P1 |" in text and "no run of sft" in text and lines["P1"]
     for name in ("frontier", "curves", "gap"):
@@ -130,7 +130,7 @@ def test_only_a_grid_is_there(report, module, folders):
         shutil.rmtree(path)
     report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
     text = (folders / "page.md").read_text()
-    assert "| ple | lr0.001 | *grid only* | *1.00, validation*" in text and "| P1 |" in text
+    assert "| ple | lr0.001 | *grid, 1 of 2* | *1.00, validation*" in text and "| P1 |" in text
     assert "no run of ple, sft" in text and "gap.png" not in text
     assert (folders / "smoke" / "frontier.png").stat().st_size > 5000
 
