@@ -52,7 +52,7 @@ def settled(folder: Path, run: dict) -> tuple[str, str]:
     try:
         found = outcome(folder, run)
     except OtherSettings as error:
-        return "failed", str(error)
+        return "failed", str(error).replace(str(folder), "its folder")  # no path of this machine on the page
     return found, read_json(folder / "failed.json")["reason"] if found == "failed" else ""
 
 

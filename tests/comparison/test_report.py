@@ -122,7 +122,7 @@ def test_what_is_of_other_settings_or_wrong_is_a_hole_on_the_page(module, report
     assert "**Left out:** methods/raft.yaml: trl_negalign.RAFTConfig has no option 'gruop'." in text
     assert "| ple | lr0.001 | 2 of 3 |" in text and "\n| raft |" not in text
     trial = next(line for line in text.splitlines() if line.startswith("| ple | seeds | lr0.001 | 2 |"))
-    assert "failed: " in trial and "holds a run of other settings (task_settings.budget.steps)" in trial
+    assert "failed: its folder holds a run of other settings (task_settings.budget.steps)" in trial
 
 
 def test_only_a_grid_is_there(report, module, folders):
@@ -149,3 +149,17 @@ def test_likras_part_comes_with_its_runs(report, folders):
     text = (folders / "page.md").read_text()
     assert "## Likra" in text and "### hellaswag" in text and "| L1 arc |" in text
     assert "no run of same_question" in text
+
+
+def test_claims_of_a_task_stand_on_its_part_alone(module, report, folders, task, monkeypatch):
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    assert "| N4 |" not in (folders / "page.md").read_text()
+    (folders / "smoke").rename(folders / "dialogue")
+    monkeypatch.setattr(report, "task_names", lambda: ["dialogue"])
+    monkeypatch.setattr(report, "read_task", lambda name: task | {"name": name})
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    text = (folders / "page.md").read_text()
+    assert (
+        "| N4 | the dataset's responses in the group help | neat | training | – | **no run of neat_responses" in text
+    )
+    assert "| neat_responses | *not run* |" in text

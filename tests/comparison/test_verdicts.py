@@ -124,3 +124,14 @@ def test_methods_are_paired_by_seed_not_by_place(module, seeds):
     fewer = summaries.Seeds("grpo", found["grpo"].records[1:])
     both = summaries.difference(found["ple"], fewer, "reward/training")
     assert both["seeds"] == 2 and np.allclose([both["low"], both["high"]], 0.0)
+
+
+def test_the_claim_about_the_datasets_responses(verdicts, seeds):
+    found = seeds({"neat": 0.0, "neat_responses": 0.5})
+    n4 = next(claim for claim in verdicts.read_claims() if claim["id"] == "N4")
+    assert n4["tasks"] == ["dialogue"]
+    rows = verdicts.judge(n4, found, 3)
+    assert [(row["against"], row["metric"], row["verdict"]) for row in rows] == [
+        ("neat", "training", "shown"),
+        ("neat", "gold", "contradicted"),
+    ]
