@@ -1,7 +1,7 @@
 """
 The trained judges of a task, one a training reward and another a gold reward: a logistic regression on words, and one
 on the states of a language model that is not trained. Both give the logit of the good class or, learnt from pairs of
-answers, a reward whose difference between two answers is the logit that the first is better (Bradley–Terry).
+answers (Bradley–Terry), a reward of standard deviation 1.
 """
 
 import json
@@ -35,12 +35,17 @@ def fit_logistic(features: torch.Tensor, labels: list[int], decay: float) -> tup
 
 
 def fit_preferences(features: torch.Tensor, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights that minimise the mean of −log σ(the better answer's reward − the worse one's) + decay·‖w‖²; bias 0."""
+    """
+    Weights that minimise the mean of −log σ(the better answer's reward − the worse one's) + decay·‖w‖², then scaled so
+    that rewards of the answers have a standard deviation of 1; bias 0. A reward that hardly tells answers apart has
+    small logits, and methods read gaps in its units (PLE's threshold of 0.2).
+    """
     better = torch.arange(0, len(features), 2)
     gaps = features.index_select(0, better) - features.index_select(0, better + 1)
     # both ways round, so that nothing but the answers tells them apart
     weight, bias = fit_logistic(torch.cat([gaps, -gaps]), [1] * len(better) + [0] * len(better), decay)
-    return weight, torch.zeros_like(bias)
+    spread = (features @ weight[:, None]).std()
+    return weight / spread, torch.zeros_like(bias)
 
 
 def fit_judge(features: torch.Tensor, labels: list[int], decay: float, preferences: bool):

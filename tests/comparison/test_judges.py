@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -92,9 +93,19 @@ def test_a_judge_of_pairs_learns_which_answer_is_better(module, classifiers, fam
 
 
 def test_preferences_by_hand(classifiers):
-    # one feature, of which a better answer has 1 more: −log σ(w) + decay·w² is least where σ(−w) = 2·decay·w
-    weight, bias = classifiers.fit_preferences(torch.tensor([[3.0], [2.0], [-1.0], [-2.0]]), decay=0.1)
-    assert torch.sigmoid(-weight).item() == pytest.approx(0.2 * weight.item(), abs=1e-4) and bias.item() == 0.0
+    # two pairs differ in the first feature and one in the second, each by 1: where share·σ(−w) = 2·decay·w is least
+    features = torch.tensor([[3.0, 0.0], [2.0, 0.0], [-1.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    weight, bias = classifiers.fit_preferences(features, decay=0.1)
+
+    def least(share: float) -> float:
+        low, high = 0.0, 10.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if share / (1 + math.exp(middle)) > 0.2 * middle else (low, middle)
+        return low
+
+    assert (weight[0] / weight[1]).item() == pytest.approx(least(2 / 3) / least(1 / 3), rel=1e-3)
+    assert (features @ weight).std().item() == pytest.approx(1.0) and bias.item() == 0.0
 
 
 def test_the_accuracy_of_preferences_is_over_pairs(classifiers):
