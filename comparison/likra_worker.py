@@ -70,14 +70,20 @@ def collect(options: dict) -> tuple[dict, str]:
     import pandas as pd
 
     from trl_negalign.evaluation.kept import digest, read_part
+    from trl_negalign.likra.config import LikraConfig
+    from trl_negalign.likra.encoding import encode
     from trl_negalign.likra.questions import load_questions
     from trl_negalign.likra.trainer import saved_points
+    from trl_negalign.scripts.local_model import load_policy
 
     asked = {"dataset_config": None, "dataset_train_split": "train", "dataset_test_split": "test"}
     asked |= {"test_share": None, "num_test": None} | options
     names = ("dataset_config", "dataset_train_split", "dataset_test_split", "test_share", "num_test", "seed")
     _, test = load_questions(options["dataset_name"], *(asked[name] for name in names))
-    keys = [digest(question.query, question.options) for question in test]
+    # the command's scores are kept by the tokens of a question with its options
+    _, tokenizer = load_policy(options.get("model_name_or_path"))
+    template = options.get("prompt_template", LikraConfig.prompt_template)
+    keys = [digest(*encode(tokenizer, question.query, question.options, template)) for question in test]
     out = Path(options["output_dir"])
     points = [f"{head}-{examples}" for examples in saved_points(out, options["heads"]) for head in options["heads"]]
     logps = {}
@@ -87,7 +93,8 @@ def collect(options: dict) -> tuple[dict, str]:
         logps[name] = [[round(float(value), 3) for value in values] for values in table["logps"]]
     characters = [[len(option) for option in question.options] for question in test]
     answers = [question.answer for question in test]
-    return {"answers": answers, "characters": characters, "logps": logps}, digest(keys, answers)
+    texts = [[question.query, *question.options] for question in test]
+    return {"answers": answers, "characters": characters, "logps": logps}, digest(texts, answers)
 
 
 def main(job_file: str) -> int:
