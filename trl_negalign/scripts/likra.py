@@ -122,6 +122,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
     """Measure the heads at every point, and write the curve after each."""
     import torch
 
+    from ..evaluation.files import write_whole
     from ..evaluation.kept import digest, keep
     from ..likra.curve import chance, curve_row, curve_table, plot_curve
     from ..likra.trainer import saved_points
@@ -151,7 +152,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
             found = {head: logps(head, f"{head}-{examples}") for head in args.heads}
         rows = results["rows"]
         rows.append(curve_row(examples, base | found, test, script_args.weight, tokens))
-        (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_whole(out / "results.json", json.dumps(results, indent=2) + "\n")
         (out / "table.md").write_text(curve_table(rows, count))
         plot_curve(rows, count, results["base"], results["guessing"], out / "curve.png", f"{count} test questions")
     print(f"\n{curve_table(rows, count)}\nGuessing has {results['guessing']:.3f}. In {out}: table.md, curve.png,")
