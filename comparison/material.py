@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trl_negalign.data import UnfitRow, imdb
 from trl_negalign.data.loading import read_splits
-from trl_negalign.evaluation.kept import digest
+from trl_negalign.evaluation.cache import digest
 from trl_negalign.evaluation.queries import Queries
 
 

@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+import torch
 import transformers
 from datasets import Dataset
 from packaging.version import Version
@@ -105,3 +106,9 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         processing_class=tokenizer,
         **trainer_kwargs,
     )
+
+
+def uniform(mean_logps):
+    """Token log-probabilities `[groups, G, 2]` whose mean is given, and a mask of ones."""
+    token_logps = torch.tensor(mean_logps, dtype=torch.float64).unsqueeze(-1).repeat(1, 1, 2)
+    return token_logps, torch.ones_like(token_logps)

@@ -13,7 +13,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 
 from tests.helpers import GUIDES, LOSS_ERROR, METHODS, build, dataset, letter_reward, text_of
 from trl_negalign import NEATConfig, NEATTrainer, PLETrainer
-from trl_negalign.trainer.checkpoints import STATE_NAME
+from trl_negalign.trainer.rounds.checkpoints import STATE_NAME
 
 
 ALL = pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.conftest import CHAT_TEMPLATE, save
 from tests.helpers import METHODS, build, dataset
-from trl_negalign.trainer.checkpoints import STATE_NAME
+from trl_negalign.trainer.rounds.checkpoints import STATE_NAME
 
 
 def poison(trainer, call):

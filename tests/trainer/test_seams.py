@@ -12,7 +12,7 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from tests.helpers import build, dataset
-from trl_negalign.trainer import corrections, group_trainer, seams
+from trl_negalign.trainer import group_trainer, seams, trl_patches
 from trl_negalign.trainer.seams import ATTRIBUTES, CALLED, OPTIONS, OVERRIDDEN, RUN_WITH, SeamError, check_seams
 
 
@@ -151,13 +151,13 @@ def test_a_helper_that_moved(attempt):
 
 
 def test_a_fused_head_without_its_helper(monkeypatch, tmp_path, model, tokenizer):
-    if not hasattr(corrections.utils, "add_fused_lm_head"):
+    if not hasattr(trl_patches.utils, "add_fused_lm_head"):
         pytest.skip("this TRL has no fused head")
     init = GRPOTrainer.__init__
 
     def doctored(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        monkeypatch.delattr(corrections.utils, "add_fused_lm_head")
+        monkeypatch.delattr(trl_patches.utils, "add_fused_lm_head")
 
     monkeypatch.setattr(GRPOTrainer, "__init__", doctored)
     with pytest.raises(SeamError, match="changed trl.trainer.utils.add_fused_lm_head: it is gone"):

@@ -23,11 +23,11 @@ from ..borders import query_ids
 from ..masking import masked
 from ..phase import begin_work
 from . import METRICS, text_metrics
+from .cache import digest
 from .files import COMPLETIONS, JUDGEMENTS, KEPT, RESULTS, read_results, whole_file
 from .fingerprints import PARTS
 from .generation import Sampling, generate_kept
 from .judges import ChatJudge, RewardJudge
-from .kept import digest
 from .kl import completion_kl_kept, kl_statistics
 from .perplexity import perplexity, reference_nlls_kept
 from .policies import Policy, parse_policy

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import __version__
-from .kept import digest
+from .cache import digest
 
 
 # a new release may compute another way

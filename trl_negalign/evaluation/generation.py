@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from ..borders import query_ids
+from .cache import by_length, digest, keep
 from .fingerprints import tokenizer_fingerprint
-from .kept import by_length, digest, keep
 from .queries import Queries
 
 

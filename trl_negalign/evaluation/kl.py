@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .kept import by_length, digest, keep
+from .cache import by_length, digest, keep
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..borders import query_ids, response_ids
+from .cache import by_length, digest, keep
 from .fingerprints import tokenizer_fingerprint
-from .kept import by_length, digest, keep
 from .queries import Queries
 
 

@@ -25,8 +25,8 @@ from trl import apply_chat_template
 
 from ..likra.reward import LikraReward
 from ..rewards.loading import load_reward
+from .cache import by_length, digest, keep
 from .fingerprints import model_parts, tokenizer_fingerprint
-from .kept import by_length, digest, keep
 from .queries import Queries
 
 

@@ -4,8 +4,8 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..borders import query_ids
+from .cache import by_length
 from .generation import Sampling, generate_batch
-from .kept import by_length
 from .queries import Queries
 
 

@@ -27,7 +27,7 @@ from trl import SFTTrainer
 
 from ..borders import check_reasoning
 from ..folders import HEAD_TRAINING, remove
-from ..trainer.checkpoints import checkpoint_folders, is_whole
+from ..trainer.rounds.checkpoints import checkpoint_folders, is_whole
 from .config import MLP_MODULES, LikraConfig
 from .encoding import check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info

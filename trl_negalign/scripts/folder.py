@@ -7,7 +7,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from .. import folders
-from ..trainer.checkpoints import find_checkpoint
+from ..trainer.rounds.checkpoints import find_checkpoint
 
 
 def check_folder(args, overwrite: bool, inputs: dict[str, list[str | None]]) -> None:

@@ -8,7 +8,7 @@ from trl import get_dataset
 
 from ..data.loading import READERS, faults, read_splits, undecodable
 from ..hub import refused, why_not
-from ..trainer.data import check_dataset
+from ..trainer.rounds.data import check_dataset
 
 
 def load_data(script_args, data_args, evaluated: bool) -> dict:

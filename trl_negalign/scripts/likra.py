@@ -122,7 +122,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
     """Measure the heads at every point, and write the curve after each."""
     import torch
 
-    from ..evaluation.kept import digest, keep
+    from ..evaluation.cache import digest, keep
     from ..likra.curve import chance, curve_row, curve_table, plot_curve
     from ..likra.trainer import saved_points
 

@@ -10,11 +10,11 @@ from trl import (
     get_quantization_config,
 )
 
-from ..evaluation.watch import WatchCallback
+from ..monitoring.watch import WatchCallback
 from ..reports.run_config import write_run_config
 from ..rewards.loading import check_reward, load_reward
-from ..trainer.data import check_chat_template, column_names
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
+from ..trainer.rounds.data import check_chat_template, column_names
 from .arguments import CommandParser, parse
 from .folder import RecordFiles, check_folder, prepare_folder, save_model
 from .inputs import load_data, load_tokenizer

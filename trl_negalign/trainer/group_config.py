@@ -73,12 +73,12 @@ class GroupConfig(GRPOConfig):
             Run a query once for all its candidates. In scoring, a group becomes one packed sequence: the same
             log-probabilities and gradients, in less time where queries are long; a micro-batch for which packing would
             cost more is scored as usual. `"auto"` does so for the models where it is known to be exact (see
-            [`~trl_negalign.trainer.shared_prompt.supports_shared_prompts`]) and says once why not for the others,
+            [`~trl_negalign.trainer.sharing.packing.supports_shared_prompts`]) and says once why not for the others,
             `True` refuses the others, `False` never shares anything and leaves the model as TRL has made it. With
             dropout, the candidates of a packed group share what is dropped from their query. In sampling with
             transformers, prompts that are the same are run once and their cache is copied (see
-            [`~trl_negalign.trainer.prefill.prefill_once`]), without dropout only; in fp32 the completions stay the
-            same, in half precision rounding may change some.
+            [`~trl_negalign.trainer.sharing.prefill.prefill_once`]), without dropout only; in fp32 the completions
+            stay the same, in half precision rounding may change some.
         log_entropy (`bool`, *optional*, defaults to `False`):
             Log the mean entropy of the policy over the candidates' tokens, in nats. Costs some time: entropies are not
             computed otherwise (but by TRL's own head, which stays with `share_prompts=False`), and with them every

@@ -23,18 +23,18 @@ from ..borders import ended_response_ids
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
-from .checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
-from .collective import means, on_all_processes
-from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
-from .data import check_chat_template, check_datasets, column_names, end_tokens, put_in
 from .group_config import GroupConfig
 from .helpers import RepeatSampler, disable_gradient_checkpointing, use_adapter
-from .lengths import check_longest_query, warn_of_long_queries
-from .passes import by_length, columns_multiple, group_lengths, select
-from .prefill import prefill_once
-from .scores import combine, means_by_kind, refuse_infinite
+from .rounds.checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
+from .rounds.collectives import means, on_all_processes
+from .rounds.data import check_chat_template, check_datasets, column_names, end_tokens, put_in
+from .rounds.lengths import check_longest_query, warn_of_long_queries
+from .rounds.scores import combine, means_by_kind, refuse_infinite
 from .seams import check_attributes, check_generated, check_seams, watch_vllm
-from .shared_prompt import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
+from .sharing.micro_batches import by_length, columns_multiple, group_lengths, select
+from .sharing.packing import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
+from .sharing.prefill import prefill_once
+from .trl_patches import EpochSampler, leave_out_entropies, positions_from_mask
 
 
 # TRL's per-row tensors that group training reads
