@@ -13,16 +13,13 @@ from importlib import import_module
 
 from . import __version__, phase
 from .masking import mask_text
+from .methods.table import GROUP_METHODS, METHODS
 
 
 COMMANDS = {
-    "neat": "train with NEAT",
-    "ple": "train with PLE",
-    "raft": "train with RAFT, best-of-n imitation, as a setting of NEAT",
-    "rrhf": "train with RRHF, ranking and imitation, as a setting of NEAT",
+    **{method.command: method.says for method in METHODS},
     "evaluate": "compare models: perplexity, reward, BLEU, win rate, diversity, length",
     "report": "one page about a training: curves, samples, settings and warnings",
-    "likra": "train and score likelihood-ratio heads of right and wrong answers",
     "data": "turn public datasets into TRL's formats",
     "merge": "merge a LoRA adapter into its base, for the next stage",
     "env": "print versions, devices and whether this TRL fits",
@@ -45,8 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.debug:
         os.environ["NEGALIGN_DEBUG"] = "1"  # for the processes of a launcher too
-    script = import_module(f".scripts.{arguments.command}", __package__)
-    return run_command(lambda: script.run(arguments.options), f"negalign {arguments.command}")
+    script, options = arguments.command, arguments.options
+    if script in [method.command for method in GROUP_METHODS]:
+        script, options = "training", [script, *options]
+    module = import_module(f".scripts.{script}", __package__)
+    return run_command(lambda: module.run(options), f"negalign {arguments.command}")
 
 
 def run_command(run: Callable[[], int | None], name: str) -> int:

@@ -42,6 +42,19 @@ def best_and_worst(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rewards.masked_fill(unscored, -torch.inf).argmax(-1), rewards.masked_fill(unscored, torch.inf).argmin(-1)
 
 
+def where_scored(values: torch.Tensor, reads: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """
+    Values to log, `[groups]`: NaN where one of the candidates that they are computed from did not go through the
+    model, or where there is none.
+
+    Args:
+        values (`torch.Tensor`): `[groups]`.
+        reads (`torch.Tensor`): `[groups, G]`, the candidates that each value is computed from.
+        scored (`torch.Tensor`): `[groups, G]`, the candidates that went through the model.
+    """
+    return values.detach().masked_fill((reads & ~scored).any(-1) | ~reads.any(-1), torch.nan)
+
+
 def ranking_accuracy(mean_logps: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
     """Share of a group's pairs that the policy orders as the rewards do: `[groups]`, NaN where there is no pair."""
     pairs = rewards.unsqueeze(2) < rewards.unsqueeze(1)

@@ -9,6 +9,8 @@ from statistics import fmean
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
+from ..methods.table import PREFIXES
+
 
 logger = get_logger(__name__)
 
@@ -33,7 +35,7 @@ class Thresholds:
             reward should share.
         overfit_share (`float`): share of that growth that counts as shared.
         separation (`float`): difference of the guides' mean rewards, in the same unit.
-        tied (`float`): share of groups without any difference in reward.
+        tied (`float`): share of groups that the method learns nothing from, most often of tied rewards.
     """
 
     window: int = 10
@@ -53,7 +55,7 @@ class WatchCallback(TrainerCallback):
     """
     Warns once of each sign of trouble, with advice, and keeps the warnings in `warnings.jsonl` in the run's folder.
 
-    Works with [`NEATTrainer`] and [`PLETrainer`] and costs no forward pass. A warning is a reason to look at the
+    Works with the methods that learn from groups, and costs no forward pass. A warning is a reason to look at the
     completions, not a verdict.
 
     Args:
@@ -110,8 +112,8 @@ class WatchCallback(TrainerCallback):
 
     def _displacement(self):
         limits = self.thresholds
-        for method in ("neat", "ple"):
-            best, worst = self._change(f"{method}/logp_best"), self._change(f"{method}/logp_worst")
+        for prefix in PREFIXES:
+            best, worst = self._change(f"{prefix}/logp_best"), self._change(f"{prefix}/logp_worst")
             if best is None or worst is None:
                 continue
             if best < -limits.displacement and best - worst > limits.displacement:
@@ -205,6 +207,7 @@ class WatchCallback(TrainerCallback):
         if len(self.history.get(name, ())) >= self.thresholds.window and self._last(name) > self.thresholds.tied:
             yield (
                 "tied_groups",
-                f"In {self._last(name):.0%} of the groups all candidates have the same reward: they teach nothing.",
+                f"{self._last(name):.0%} of the groups teach nothing, by what the method learns from: most often all "
+                "candidates have the same reward.",
                 "Use a finer reward, a larger group, or harder queries.",
             )

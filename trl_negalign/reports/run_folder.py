@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..masking import masked
+from ..methods.table import GROUP_METHODS, find
 from .run_config import RUN_CONFIG_NAME
 from .samples import Sample, completion_files, read_sample, reward_by_kind
 
@@ -51,11 +52,11 @@ class Run:
 
     @property
     def method(self) -> str:
-        """`"NEAT"`, `"PLE"`, or what the settings call it; empty where nothing tells."""
-        for method in ("neat", "ple"):
-            if any(key.startswith(f"{method}/") for log in self.logs for key in log):
-                return method.upper()
-        return str(self.config.get("method", ""))
+        """The method's name by the settings, or else by its metrics; empty where nothing tells."""
+        if name := str(self.config.get("method", "")):
+            return known.name if (known := find(name)) else name
+        logged = {key.partition("/")[0] for log in self.logs for key in log}
+        return next((method.name for method in GROUP_METHODS if method.prefix in logged), "")
 
     @property
     def state(self) -> str:

@@ -8,6 +8,7 @@ from transformers.hf_argparser import string_to_bool
 from trl import GRPOConfig
 
 from ..guides import GUIDE_PLACEMENTS
+from .method import Method
 
 
 # GRPO's options that steer its own loss. They mean nothing here, so a value other than the default is an error.
@@ -41,20 +42,6 @@ UNUSED_GRPO_OPTIONS = (
     "vllm_importance_sampling_clip_min",
     "max_tool_calling_iterations",
 )
-
-
-@dataclass(frozen=True)
-class Preset:
-    """
-    Another method that is a setting of one of ours: whom the model card cites.
-
-    Args:
-        name (`str`): the method's name.
-        paper (`dict[str, str]`): its `title`, arXiv `id` and `citation` (BibTeX).
-    """
-
-    name: str
-    paper: dict[str, str]
 
 
 @dataclass
@@ -94,7 +81,7 @@ class GroupConfig(GRPOConfig):
             query that was sampled from.
     """
 
-    preset: ClassVar[Preset | None] = None
+    method: ClassVar[Method]
 
     guide_placement: str = field(
         default="user",
@@ -128,6 +115,11 @@ class GroupConfig(GRPOConfig):
         default=False,
         metadata={"help": "Must stay off: the guided query that was sampled from is not the query that is trained."},
     )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective itself reads a reference model, which is then loaded even where `beta` is 0."""
+        return False
 
     def __post_init__(self):
         if self.num_generations is None:

@@ -59,20 +59,20 @@ def test_a_ple_pair_without_signal_is_a_finite_zero(rewards, weight_range):
     assert (token_logps.grad == 0).all()
 
 
-def test_who_of_a_ple_pair_is_taught():
+def test_who_of_a_ple_pair_is_trained():
     nan = float("nan")
     rewards = torch.tensor([[0.0, 1.0], [0.0, 0.1], [1.0, 0.0], [0.5, 0.5], [nan, 1.0]])
     threshold = torch.full((5,), 0.2)
 
     def pairs(**weights):
-        return [row[0] for row in objective.ple_taught(rewards, threshold, **weights).tolist() if row[0] == row[1]]
+        return [row[0] for row in objective.ple_trained(rewards, threshold, **weights).tolist() if row[0] == row[1]]
 
     assert pairs() == [True, True, True, False, False]
     assert pairs(wsft_weight=0.0) == [True, False, False, False, False]  # only the gap of 1 is ranked
     assert pairs(ranking_weight=0.0) == [False, True, True, False, False]
     # σ(200) is 1 and σ(−200) is 0 in fp32: the worse response is not imitated at all
     far = torch.tensor([[200.0, 0.0]])
-    assert objective.ple_taught(far, threshold[:1], weight_range="unit").tolist() == [[True, False]]
+    assert objective.ple_trained(far, threshold[:1], weight_range="unit").tolist() == [[True, False]]
 
 
 def test_an_unknown_range_is_an_error():

@@ -4,6 +4,7 @@ from ...groups import split_counts
 from ...guides import resolve_guide
 from ...objectives import REDUCTIONS
 from ...trainer.group_config import GroupConfig, not_all_zero, not_negative, one_of
+from ..table import NEAT
 from .objective import PENALTY_TYPES, RANKING_LOSS_TYPES
 
 
@@ -60,6 +61,8 @@ class NEATConfig(GroupConfig):
         npo_beta (`float`, *optional*, defaults to `0.1`):
             β of the `"npo"` penalty.
     """
+
+    method = NEAT
 
     positive_prompt: str = field(
         default="@dialogue",
@@ -132,6 +135,10 @@ class NEATConfig(GroupConfig):
             resolve_guide(self.positive_prompt, "positive_prompt", "positive")
         if self.num_negative != 0:
             resolve_guide(self.negative_prompt, "negative_prompt", "negative")
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.penalty_type == "npo" and self.penalty_weight > 0
 
     def counts(self, num_responses: int) -> tuple[int, int, int]:
         """How many candidates are sampled plain, under the positive and under the negative guide."""

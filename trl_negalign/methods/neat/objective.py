@@ -1,6 +1,9 @@
 """
-NEAT's objective (arXiv 2410.12194): pure functions of log-probabilities and rewards, `[groups, G]`. No model, no
-trainer. The paper prints no formula for the parts, so what stands here is our reconstruction.
+NEAT's objective (arXiv 2410.12194): pure functions of log-probabilities and rewards. No model, no trainer. The paper
+prints no formula for the parts, so what stands here is our reconstruction.
+
+Letters: `G` candidates of a group, `T` tokens of the longest response; ℓ(y) is a response's summed log-probability,
+p(y) its token mean, both in nats and given the plain query; b and w are the best and the worst of the group.
 """
 
 from typing import NamedTuple
@@ -9,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ...objectives import best_and_worst, has_signal, sequence_logps
+from ...trainer.plan import Plan
 
 
 RANKING_LOSS_TYPES = ("hinge", "linear", "logsigmoid")
@@ -88,9 +92,78 @@ def penalty_loss(
     return penalty if floor is None else torch.where(mean_logps < floor, penalty.detach(), penalty)
 
 
-class NEATLoss(NamedTuple):
-    """NEAT's three parts and what they were computed from, each `[groups]`, before their weights."""
+class NEATParts(NamedTuple):
+    """
+    The candidates for which each part of the objective has a coefficient that is not 0 for every policy, and those
+    that form a pair, `[groups, G]` each.
+    """
 
+    sft: torch.Tensor
+    ranking: torch.Tensor
+    penalty: torch.Tensor
+    pairs: torch.Tensor
+
+
+def neat_parts(rewards: torch.Tensor, ranking_loss_type: str = "hinge") -> NEATParts:
+    """
+    Which candidates NEAT's parts train: the best one, every one with a better or a worse one beside it, the worst one;
+    nobody in a group without two different rewards. The linear ranking counts a candidate up once for each worse one
+    and down once for each better one, so that one with as many of both cancels.
+
+    Args:
+        rewards (`torch.Tensor`): `[groups, G]`, NaN for a candidate without a score.
+        ranking_loss_type (`str`): see [`ranking_loss`].
+    """
+    best, worst = one_of_each(rewards)
+    signal = has_signal(rewards)[:, None]
+    pairs = rewards.unsqueeze(2) < rewards.unsqueeze(1)
+    above, below = pairs.sum(1), pairs.sum(2)
+    paired = above + below > 0
+    ranked = above != below if ranking_loss_type == "linear" else paired
+    return NEATParts(best & signal, ranked, worst & signal, paired)
+
+
+def one_of_each(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best and the worst candidate, `[groups, G]` each: one is true, none in a group without scores."""
+    places = torch.arange(rewards.shape[1], device=rewards.device)
+    scored = ~rewards.isnan().all(-1, keepdim=True)
+    best, worst = (scored & (places == index[:, None]) for index in best_and_worst(rewards))
+    return best, worst
+
+
+def neat_plan(
+    rewards: torch.Tensor,
+    *,
+    sft_weight: float = 1.0,
+    ranking_weight: float = 1.0,
+    penalty_weight: float = 0.1,
+    ranking_loss_type: str = "hinge",
+    penalty_type: str = "logprob",
+) -> Plan:
+    """
+    What [`neat_loss`] with the same options reads: the candidates of the parts that have a weight, and for `"npo"` the
+    reference's log-probabilities of the worst.
+
+    Args:
+        rewards (`torch.Tensor`): `[groups, G]`, NaN for a candidate without a score.
+    """
+    parts = neat_parts(rewards, ranking_loss_type)
+    trained = torch.zeros_like(parts.sft)
+    for weight, candidates in (
+        (sft_weight, parts.sft),
+        (ranking_weight, parts.ranking),
+        (penalty_weight, parts.penalty),
+    ):
+        if weight > 0:
+            trained = trained | candidates
+    reference = parts.penalty if penalty_type == "npo" and penalty_weight > 0 else None
+    return Plan(trained, reference=reference)
+
+
+class NEATLoss(NamedTuple):
+    """NEAT's objective, its three parts before their weights, and what they were computed from, each `[groups]`."""
+
+    loss: torch.Tensor
     sft: torch.Tensor
     ranking: torch.Tensor
     penalty: torch.Tensor
@@ -103,6 +176,9 @@ def neat_loss(
     mask: torch.Tensor,
     rewards: torch.Tensor,
     *,
+    sft_weight: float = 1.0,
+    ranking_weight: float = 1.0,
+    penalty_weight: float = 0.1,
     sft_reduction: str = "mean",
     ranking_loss_type: str = "hinge",
     ranking_margin: float = 0.0,
@@ -112,13 +188,19 @@ def neat_loss(
     npo_beta: float = 0.1,
 ) -> NEATLoss:
     """
-    The parts of NEAT's objective L = L_sft(best) + α·L_rank(all) + β·L_penalty(worst) (arXiv 2410.12194; the parts
-    are our reconstruction). A group whose rewards are all missing or all tied yields zero in every part.
+    NEAT's objective (arXiv 2410.12194; the parts are our reconstruction) of each group:
+
+        L = sft_weight · −p(b)  +  α · Σ_{i,j: r_i < r_j} max(0, margin + p_i − p_j)  +  β · p(w)
+
+    with −ℓ(b) for `sft_reduction="sum"` and other forms of ranking and penalty by their types. Tied rewards form no
+    pair; a group whose rewards are all missing or all tied yields zero in every part.
 
     Args:
         token_logps (`torch.Tensor`): `[groups, G, T]`.
         mask (`torch.Tensor`): `[groups, G, T]`.
         rewards (`torch.Tensor`): `[groups, G]`, NaN for a candidate without a score.
+        sft_weight, ranking_weight, penalty_weight (`float`): 1, α and β of the paper. A part without a weight is
+            computed to be logged, of the candidates that went through the model for another's sake.
         sft_reduction (`str`): `"mean"` for −p(best), `"sum"` for −ℓ(best).
         ranking_loss_type, ranking_margin: see [`ranking_loss`].
         penalty_type, penalty_floor, ref_token_logps, npo_beta: see [`penalty_loss`].
@@ -131,16 +213,20 @@ def neat_loss(
     penalty = penalty_loss(
         _take(token_logps, worst),
         _take(mask, worst),
-        penalty_type,
+        penalty_type if penalty_weight > 0 else "logprob",
         penalty_floor,
         None if ref_token_logps is None else _take(ref_token_logps, worst),
         npo_beta,
     )
     signal = has_signal(rewards)
+    sft = torch.where(signal, -_take(sequence_logps(token_logps, mask, sft_reduction), best), 0.0)
+    ranking = ranking_loss(mean_logps, rewards, ranking_loss_type, ranking_margin)
+    penalty = torch.where(signal, penalty, 0.0)
     return NEATLoss(
-        sft=torch.where(signal, -_take(sequence_logps(token_logps, mask, sft_reduction), best), 0.0),
-        ranking=ranking_loss(mean_logps, rewards, ranking_loss_type, ranking_margin),
-        penalty=torch.where(signal, penalty, 0.0),
+        loss=sft_weight * sft + ranking_weight * ranking + penalty_weight * penalty,
+        sft=sft,
+        ranking=ranking,
+        penalty=penalty,
         logp_best=_take(mean_logps, best).detach(),
         logp_worst=_take(mean_logps, worst).detach(),
     )

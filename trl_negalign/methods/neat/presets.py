@@ -1,10 +1,8 @@
 """Published methods that are settings of NEAT's loss, as configurations for [`NEATTrainer`]."""
 
-import textwrap
 from dataclasses import dataclass, field
-from typing import ClassVar
 
-from ...trainer.group_config import Preset
+from ..table import RAFT, RRHF
 from .config import NEATConfig
 
 
@@ -31,19 +29,7 @@ class RAFTConfig(NEATConfig):
             Nothing is pushed down.
     """
 
-    preset: ClassVar[Preset] = Preset(
-        "RAFT",
-        {
-            "title": "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment",
-            "id": "2304.06767",
-            "citation": textwrap.dedent("""\
-                @article{dong2023raft,
-                    title   = {{RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment}},
-                    year    = 2023,
-                    journal = {arXiv preprint arXiv:2304.06767},
-                }"""),
-        },
-    )
+    method = RAFT
 
     num_plain: int | None = field(default=None, metadata={"help": "All candidates."})
     num_positive: int | None = field(default=0, metadata={"help": "None."})
@@ -76,19 +62,7 @@ class RRHFConfig(NEATConfig):
             Nothing is pushed down but by the ranking.
     """
 
-    preset: ClassVar[Preset] = Preset(
-        "RRHF",
-        {
-            "title": "RRHF: Rank Responses to Align Language Models with Human Feedback without tears",
-            "id": "2304.05302",
-            "citation": textwrap.dedent("""\
-                @article{yuan2023rrhf,
-                    title   = {{RRHF: Rank Responses to Align Language Models with Human Feedback without tears}},
-                    year    = 2023,
-                    journal = {arXiv preprint arXiv:2304.05302},
-                }"""),
-        },
-    )
+    method = RRHF
 
     num_plain: int | None = field(default=None, metadata={"help": "All candidates that are not the dataset's."})
     num_positive: int | None = field(default=0, metadata={"help": "None."})

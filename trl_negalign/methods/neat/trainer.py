@@ -1,24 +1,27 @@
-import textwrap
-
-import torch
-
 from ...groups import PLAIN_CANDIDATE, Candidate
 from ...guides import resolve_guide
-from ...objectives import best_and_worst, has_signal, ranking_accuracy, sequence_logps
+from ...objectives import ranking_accuracy, sequence_logps, where_scored
 from ...trainer.group_trainer import GroupTrainer
 from .config import NEATConfig
-from .objective import neat_loss
+from .objective import neat_loss, neat_parts, neat_plan, one_of_each
 
 
 class NEATTrainer(GroupTrainer):
     """
-    Trainer for NEAT, [Negative-Prompt-driven Alignment for Generative Language
-    Model](https://huggingface.co/papers/2410.12194).
+    GRPO with guided samples in the group, and imitation, ranking and penalty in the place of the clipped advantage.
 
-    Each query is sampled under a positive and a negative guide, the reward model scores those samples and the
-    dataset's own responses against the plain query, and the policy, given the plain query, imitates the best of the
-    group, learns the group's ranking and is pushed away from the worst. The objective's parts, the counts and the
-    guides are our reconstruction: the paper publishes the shape of the objective only.
+    Trainer for NEAT, [Negative-Prompt-driven Alignment for Generative Language
+    Model](https://huggingface.co/papers/2410.12194). The paper publishes the shape of the objective only; prompts,
+    counts, forms and weights are our reconstruction. What was decided:
+
+    1. A group holds samples of the plain query, samples under a positive and under a negative guide, and the dataset's
+       own responses, in this order.
+    2. All are scored and trained given the plain query: a guide steers the sampling and nothing else.
+    3. The policy imitates the best of the group, learns the ranking of all pairs with different rewards, and is pushed
+       away from the worst, see [`~trl_negalign.methods.neat.objective.neat_loss`].
+    4. A group whose rewards all tie teaches nothing. A candidate without a reward takes no part.
+    5. A reference model is loaded for the `"npo"` penalty and for `beta` only.
+    6. RAFT and RRHF are settings of this objective, see `presets.py` beside it.
 
     Takes the place of [`~trl.GRPOTrainer`] with the same arguments:
 
@@ -34,23 +37,10 @@ class NEATTrainer(GroupTrainer):
     trainer.train()
     ```
 
-    The group is ordered plain, positive, negative, dataset responses. See [`GroupTrainer`] for what is raised.
+    See [`GroupTrainer`] for what is raised.
     """
 
     config_class = NEATConfig
-    _tag_names = ["trl", "trl-negalign", "neat"]
-    _name = "NEAT"
-    _paper = {
-        "title": "Negative-Prompt-driven Alignment for Generative Language Model",
-        "id": "2410.12194",
-        "citation": textwrap.dedent("""\
-            @article{qiao2024negative,
-                title   = {{Negative-Prompt-driven Alignment for Generative Language Model}},
-                author  = {Shiqi Qiao and Ning Xv and Biao Liu and Xin Geng},
-                year    = 2024,
-                journal = {arXiv preprint arXiv:2410.12194},
-            }"""),
-    }
 
     @staticmethod
     def build_candidates(args: NEATConfig, columns: list[str]) -> list[Candidate]:
@@ -67,63 +57,46 @@ class NEATTrainer(GroupTrainer):
             candidates += [Candidate("negative", guide=guide)] * num_negative
         return candidates + [Candidate(column, column=column) for column in responses]
 
-    @staticmethod
-    def needs_reference(args: NEATConfig) -> bool:
-        return args.penalty_type == "npo" and args.penalty_weight > 0
-
-    def taught(self, batch):
-        """
-        Of a group with two different rewards: the best for the imitation, the worst for the penalty, and for the
-        ranking every scored candidate, with `"linear"` only those that do not stand above as many as below.
-        """
-        args, rewards = self.args, batch["rewards"]
-        best, worst = self._extremes(rewards)
-        pairs = rewards.unsqueeze(2) < rewards.unsqueeze(1)
-        above, below = pairs.sum(1), pairs.sum(2)
-        taught = torch.zeros_like(best)
-        if args.sft_weight > 0:
-            taught = taught | best
-        if args.ranking_weight > 0:
-            taught = taught | (above != below if args.ranking_loss_type == "linear" else above + below > 0)
-        if args.penalty_weight > 0:
-            taught = taught | worst
-        return taught
-
-    @staticmethod
-    def _extremes(rewards):
-        """Which candidates are the best and the worst of a group that has both, `[groups, G]` each."""
-        places = torch.arange(rewards.shape[1], device=rewards.device)
-        return [has_signal(rewards)[:, None] & (places == index[:, None]) for index in best_and_worst(rewards)]
+    def plan(self, batch):
+        args = self.args
+        return neat_plan(
+            batch["rewards"],
+            sft_weight=args.sft_weight,
+            ranking_weight=args.ranking_weight,
+            penalty_weight=args.penalty_weight,
+            ranking_loss_type=args.ranking_loss_type,
+            penalty_type=args.penalty_type,
+        )
 
     def group_loss(self, token_logps, batch):
-        args, rewards, mask, taught = self.args, batch["rewards"], batch["completion_mask"], batch["taught"]
+        args, rewards, mask, scored = self.args, batch["rewards"], batch["completion_mask"], batch["scored"]
         parts = neat_loss(
             token_logps,
             mask,
             rewards,
+            sft_weight=args.sft_weight,
+            ranking_weight=args.ranking_weight,
+            penalty_weight=args.penalty_weight,
             sft_reduction=args.sft_reduction,
             ranking_loss_type=args.ranking_loss_type,
             ranking_margin=args.ranking_margin,
-            penalty_type=args.penalty_type if args.penalty_weight > 0 else "logprob",
+            penalty_type=args.penalty_type,
             penalty_floor=args.penalty_floor,
             ref_token_logps=batch.get("ref_per_token_logps"),
             npo_beta=args.npo_beta,
         )
-        losses = (
-            args.sft_weight * parts.sft + args.ranking_weight * parts.ranking + args.penalty_weight * parts.penalty
-        )
-        mean_logps = sequence_logps(token_logps.detach(), mask, "mean")
-        best, worst = (taught.gather(1, index[:, None])[:, 0] for index in best_and_worst(rewards))
-        left_out = (~taught & ~rewards.isnan()).any(-1)
-        unscored = rewards.isnan().all(-1)
-        # a part without a weight is only known where its candidates went through the model all the same
-        everything = self.runs_all or args.ranking_weight > 0
-        unknown = torch.full_like(losses, torch.nan)
-        return losses, {
-            "neat/loss_sft": parts.sft if everything or args.sft_weight > 0 else unknown,
-            "neat/loss_ranking": parts.ranking if everything else unknown,
-            "neat/loss_penalty": parts.penalty if everything or args.penalty_weight > 0 else unknown,
-            "neat/ranking_accuracy": ranking_accuracy(mean_logps, rewards).masked_fill(left_out, torch.nan),
-            "neat/logp_best": parts.logp_best.masked_fill(unscored | ~best, torch.nan),
-            "neat/logp_worst": parts.logp_worst.masked_fill(unscored | ~worst, torch.nan),
+        reads, (best, worst) = neat_parts(rewards, args.ranking_loss_type), one_of_each(rewards)
+        accuracy = ranking_accuracy(sequence_logps(token_logps.detach(), mask, "mean"), rewards)
+
+        def known(part, weight, candidates):
+            # a part without a weight is known where its candidates went through the model all the same
+            return part if weight > 0 else where_scored(part, candidates, scored)
+
+        return parts.loss, {
+            "neat/loss_sft": known(parts.sft, args.sft_weight, reads.sft),
+            "neat/loss_ranking": known(parts.ranking, args.ranking_weight, reads.pairs),
+            "neat/loss_penalty": known(parts.penalty, args.penalty_weight, reads.penalty),
+            "neat/ranking_accuracy": where_scored(accuracy, reads.pairs, scored),
+            "neat/logp_best": where_scored(parts.logp_best, best, scored),
+            "neat/logp_worst": where_scored(parts.logp_worst, worst, scored),
         }

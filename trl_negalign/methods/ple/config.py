@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 from ...guides import resolve_guide
 from ...objectives import REDUCTIONS
 from ...trainer.group_config import GroupConfig, not_all_zero, not_negative, one_of
+from ..table import PLE
 from .objective import WEIGHT_RANGES
 from .schedules import THRESHOLD_SCHEDULES
 
@@ -45,6 +46,8 @@ class PLEConfig(GroupConfig):
         wsft_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the weighted imitation.
     """
+
+    method = PLE
 
     principle_prompt: str = field(
         default="@dialogue",

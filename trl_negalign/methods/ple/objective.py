@@ -1,6 +1,9 @@
 """
-PLE's objective (arXiv 2408.02599), by equation number: pure functions of log-probabilities and rewards, `[pairs, 2]`.
-No model, no trainer.
+PLE's objective (arXiv 2408.02599), by equation number: pure functions of log-probabilities and rewards. No model, no
+trainer.
+
+Letters: a pair is a plain response y with reward s and a principle-guided one y' with reward s'; `T` tokens of the
+longest response; ℓ(y) is a response's summed log-probability, p(y) its token mean, in nats and given the plain query.
 """
 
 from typing import NamedTuple
@@ -33,8 +36,9 @@ def ple_weights(rewards: torch.Tensor, weight_range: str = "signed") -> torch.Te
 
 
 class PLELoss(NamedTuple):
-    """PLE's two parts, the gap s' − s and whether the pair was ranked, each `[pairs]`, before the parts' weights."""
+    """PLE's objective, its parts before their weights, the gap s' − s and whether the pair was ranked, `[pairs]`."""
 
+    loss: torch.Tensor
     ranking: torch.Tensor
     wsft: torch.Tensor
     gap: torch.Tensor
@@ -47,22 +51,25 @@ def ple_loss(
     rewards: torch.Tensor,
     threshold: torch.Tensor | float,
     *,
+    ranking_weight: float = 1.0,
+    wsft_weight: float = 1.0,
     wsft_reduction: str = "sum",
     weight_range: str = "signed",
 ) -> PLELoss:
     """
-    The parts of PLE's objective (arXiv 2408.02599, Eq. 3, 4 and 6) for pairs of a plain response y and a
-    principle-guided one y'.
+    PLE's objective of each pair, L = L_rank + L_wsft (Eq. 6):
 
-    Where the gap s' − s exceeds the threshold the pair is ranked, L_rank = −(p(y') − p(y)) (Eq. 3); elsewhere it is
-    imitated by weight, L_wsft = −(w·ℓ(y) + w'·ℓ(y')) (Eq. 4) with the weights of [`ple_weights`]. A pair whose
-    rewards are tied or missing yields zero in both parts.
+        L_rank = −(p(y') − p(y))            where s' − s > τ (Eq. 3)
+        L_wsft = −(w·ℓ(y) + w'·ℓ(y'))       elsewhere (Eq. 4), with the weights of [`ple_weights`] (Eq. 5)
+
+    A pair whose rewards are tied or missing yields zero in both parts.
 
     Args:
         token_logps (`torch.Tensor`): `[pairs, 2, T]`, plain first.
         mask (`torch.Tensor`): `[pairs, 2, T]`.
         rewards (`torch.Tensor`): `[pairs, 2]`, NaN for a response without a score.
         threshold (`torch.Tensor` or `float`): τ, in the reward's units; a number or `[pairs]`.
+        ranking_weight, wsft_weight (`float`): weights of L_rank and L_wsft, 1 in the paper; 0 is its ablation.
         wsft_reduction (`str`): `"sum"` as printed, or `"mean"` to use p instead of ℓ in Eq. 4.
         weight_range (`str`): see [`ple_weights`].
 
@@ -75,17 +82,15 @@ def ple_loss(
     ranked = signal & (gap > threshold)
     weights = torch.nan_to_num(ple_weights(rewards, weight_range))
     imitated = (weights * sequence_logps(token_logps, mask, wsft_reduction)).sum(-1)
-    return PLELoss(
-        ranking=torch.where(ranked, mean_logps[:, 0] - mean_logps[:, 1], 0.0),
-        wsft=torch.where(signal & ~ranked, -imitated, 0.0),
-        gap=gap,
-        ranked=ranked,
-    )
+    ranking = torch.where(ranked, mean_logps[:, 0] - mean_logps[:, 1], 0.0)
+    wsft = torch.where(signal & ~ranked, -imitated, 0.0)
+    return PLELoss(ranking_weight * ranking + wsft_weight * wsft, ranking, wsft, gap, ranked)
 
 
-def ple_taught(
+def ple_trained(
     rewards: torch.Tensor,
-    threshold: torch.Tensor,
+    threshold: torch.Tensor | float,
+    *,
     ranking_weight: float = 1.0,
     wsft_weight: float = 1.0,
     weight_range: str = "signed",
@@ -96,7 +101,7 @@ def ple_taught(
 
     Args:
         rewards (`torch.Tensor`): `[pairs, 2]`, NaN where a score is missing.
-        threshold (`torch.Tensor`): `[pairs]`, τ.
+        threshold (`torch.Tensor` or `float`): τ, a number or `[pairs]`.
         ranking_weight, wsft_weight (`float`): the parts' weights.
         weight_range (`str`): see [`ple_weights`].
     """

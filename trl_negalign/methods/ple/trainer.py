@@ -1,26 +1,31 @@
-import textwrap
-
 import torch
 from accelerate.utils import gather_object
 
-from ...groups import PLAIN_CANDIDATE, Candidate, pack_pairs
+from ...groups import PLAIN_CANDIDATE, Candidate, pack_pairs, unpack_pairs
 from ...guides import resolve_guide
-from ...objectives import sequence_logps
+from ...objectives import sequence_logps, where_scored
 from ...trainer.group_trainer import GroupTrainer
+from ...trainer.plan import Plan
 from ...trainer.rounds.replay import ReplayStore, pack
 from . import schedules
 from .config import PLEConfig
-from .objective import ple_loss, ple_taught
+from .objective import ple_loss, ple_trained
 
 
 class PLETrainer(GroupTrainer):
     """
-    Trainer for PLE, [Progressively Label Enhancement for Large Language Model
-    Alignment](https://huggingface.co/papers/2408.02599).
+    GRPO with plain and principle-guided samples in pairs, ranked or imitated by weight in the place of the advantage.
 
-    Each query is sampled plain and under a principle guide. Where the guided response's reward exceeds the plain one's
-    by more than a threshold that shrinks from round to round, the pair is ranked; elsewhere both are imitated by
-    weights that may be negative. Everything is trained given the plain query.
+    Trainer for PLE, [Progressively Label Enhancement for Large Language Model
+    Alignment](https://huggingface.co/papers/2408.02599). What was decided, where the paper leaves it open:
+
+    1. A group is a plain half and a principle-guided half, paired in order; all are trained given the plain query.
+    2. Where the guided response's reward exceeds the plain one's by more than τ the pair is ranked, elsewhere both
+       responses are imitated by weights that may be negative, see [`~trl_negalign.methods.ple.objective.ple_loss`].
+    3. τ shrinks by the generation round, and is kept through a resume.
+    4. The loss is the mean over the pairs of the optimizer step, so that the learning rate does not depend on the
+       batch's layout. A pair whose rewards tie or are missing teaches nothing.
+    5. A round trains on its own pairs. The paper's Algorithm 1 trains on all pairs so far: `replay="all"`.
 
     Takes the place of [`~trl.GRPOTrainer`] with the same arguments:
 
@@ -36,24 +41,10 @@ class PLETrainer(GroupTrainer):
     trainer.train()
     ```
 
-    The group is ordered plain half, principle-guided half, paired in order. See [`GroupTrainer`] for what is raised.
+    See [`GroupTrainer`] for what is raised.
     """
 
     config_class = PLEConfig
-    _tag_names = ["trl", "trl-negalign", "ple"]
-    _name = "PLE"
-    _paper = {
-        "title": "Progressively Label Enhancement for Large Language Model Alignment",
-        "id": "2408.02599",
-        "citation": textwrap.dedent("""\
-            @inproceedings{liu2025progressively,
-                title     = {{Progressively Label Enhancement for Large Language Model Alignment}},
-                author    = {Biao Liu and Ning Xu and Xin Geng},
-                year      = 2025,
-                booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
-                pages     = {39915--39928},
-            }"""),
-    }
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -64,9 +55,6 @@ class PLETrainer(GroupTrainer):
         half = args.num_generations // 2
         guide = resolve_guide(args.principle_prompt, "principle_prompt", "principle")
         return [PLAIN_CANDIDATE] * half + [Candidate("principle", guide=guide)] * half
-
-    def comparisons(self, groups):
-        return pack_pairs(groups)
 
     def threshold(self, generation_round: int, gaps: torch.Tensor) -> float:
         """
@@ -114,38 +102,48 @@ class PLETrainer(GroupTrainer):
     def load_round_state(self, state):
         self.replay_store = ReplayStore(state["replay_store"])
 
-    def taught(self, batch):
-        args, half = self.args, self.args.num_generations // 2
-        threshold = batch["threshold"].repeat_interleave(half)
-        taught = ple_taught(
-            pack_pairs(batch["rewards"]), threshold, args.ranking_weight, args.wsft_weight, args.weight_range
+    def plan(self, batch):
+        args = self.args
+        trained = ple_trained(
+            pack_pairs(batch["rewards"]),
+            self._of_pairs(batch["threshold"]),
+            ranking_weight=args.ranking_weight,
+            wsft_weight=args.wsft_weight,
+            weight_range=args.weight_range,
         )
-        return taught.view(-1, half, 2).transpose(1, 2).flatten(1)
+        silent = ~trained.any(-1).view(-1, args.num_generations // 2)
+        return Plan(unpack_pairs(trained, args.num_generations), silent=silent)
+
+    def _of_pairs(self, of_groups):
+        return of_groups.repeat_interleave(self.args.num_generations // 2)
 
     def group_loss(self, token_logps, batch):
         args, pairs_of_group = self.args, self.args.num_generations // 2
-        logps, mask, rewards, taught = (
-            pack_pairs(x) for x in (token_logps, batch["completion_mask"], batch["rewards"], batch["taught"])
+        logps, mask, rewards, scored = (
+            pack_pairs(x) for x in (token_logps, batch["completion_mask"], batch["rewards"], batch["scored"])
         )
-        threshold = batch["threshold"].repeat_interleave(pairs_of_group)
         parts = ple_loss(
-            logps, mask, rewards, threshold, wsft_reduction=args.wsft_reduction, weight_range=args.weight_range
+            logps,
+            mask,
+            rewards,
+            self._of_pairs(batch["threshold"]),
+            ranking_weight=args.ranking_weight,
+            wsft_weight=args.wsft_weight,
+            wsft_reduction=args.wsft_reduction,
+            weight_range=args.weight_range,
         )
-        losses = args.ranking_weight * parts.ranking + args.wsft_weight * parts.wsft
-        means = sequence_logps(logps.detach(), mask, "mean").masked_fill(
-            rewards.isnan().any(-1, keepdim=True) | ~taught, torch.nan
-        )
-        # a part without a weight is only known where its pairs went through the model all the same
-        unknown = torch.full_like(losses, torch.nan)
+        paired = ~rewards.isnan().any(-1, keepdim=True).expand_as(rewards)
+        means = sequence_logps(logps.detach(), mask, "mean").masked_fill(~paired | ~scored, torch.nan)
 
-        def pick(candidate):
-            return means.gather(-1, candidate[:, None])
+        def known(part, weight, of_pair):
+            # a part without a weight is known where its pairs went through the model all the same
+            return part if weight > 0 else where_scored(part, paired & of_pair[:, None], scored)
 
-        return losses.view(-1, pairs_of_group).mean(-1), {
+        return parts.loss.view(-1, pairs_of_group).mean(-1), {
             "ple/gap": parts.gap,
             "ple/ranked_fraction": parts.ranked.float(),
-            "ple/loss_ranking": parts.ranking if self.runs_all or args.ranking_weight > 0 else unknown,
-            "ple/loss_wsft": parts.wsft if self.runs_all or args.wsft_weight > 0 else unknown,
-            "ple/logp_best": pick(rewards.argmax(-1)),
-            "ple/logp_worst": pick(rewards.argmin(-1)),
+            "ple/loss_ranking": known(parts.ranking, args.ranking_weight, parts.ranked),
+            "ple/loss_wsft": known(parts.wsft, args.wsft_weight, ~parts.ranked),
+            "ple/logp_best": means.gather(-1, rewards.argmax(-1, keepdim=True)),
+            "ple/logp_worst": means.gather(-1, rewards.argmin(-1, keepdim=True)),
         }
