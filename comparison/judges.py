@@ -16,7 +16,7 @@ from material import Material, load_material
 from plan import add_places, read_task
 from start import start_model, unpack_start
 
-from trl_negalign.evaluation.cache import digest
+from trl_negalign.fingerprints import digest
 from trl_negalign.rewards.loading import load_reward
 
 

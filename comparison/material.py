@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trl_negalign.data import UnfitRow, imdb
 from trl_negalign.data.loading import read_splits
-from trl_negalign.evaluation.cache import digest
 from trl_negalign.evaluation.queries import Queries
+from trl_negalign.fingerprints import digest
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
 
-__version__ = "0.1.0"
 
 _EXPORTS = {
     "LikraConfig": "likra.config",

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 
-from . import __version__, phase
+from . import phase
 from .masking import mask_text
 from .methods.table import GROUP_METHODS, METHODS
+from .version import __version__
 
 
 COMMANDS = {

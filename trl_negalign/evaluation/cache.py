@@ -1,7 +1,5 @@
-"""Tables that are computed batch by batch and kept on disk as they come, so that stopped work goes on where it was."""
+"""A cache of tables that are computed batch by batch, on disk, so that stopped work goes on where it was."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,13 +14,7 @@ from .files import whole_file
 logger = logging.getLogger(__name__)
 
 
-def digest(*values) -> str:
-    """A short name for JSON values: the same values, in the same order, have the same name everywhere."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def keep(
+def cached_table(
     folder: Path,
     keys: list[str],
     compute: Callable[[list[int]], Iterable[tuple[list[int], dict[str, list]]]],

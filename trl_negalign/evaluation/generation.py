@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from ..borders import query_ids
-from .cache import by_length, digest, keep
-from .fingerprints import tokenizer_fingerprint
+from ..fingerprints import digest, tokenizer_fingerprint
+from .cache import by_length, cached_table
 from .queries import Queries
 
 
@@ -89,7 +89,7 @@ def query_draws(seed: int, row: int, count: int) -> torch.Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(number))
 
 
-def generate_kept(
+def generate_cached(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     queries: Queries,
@@ -130,7 +130,7 @@ def generate_kept(
             texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
             yield batch, {"completion": texts, "token_ids": new_ids, "truncated": truncated}
 
-    table = keep(folder / f"completions-{settings}", keys, compute, description)
+    table = cached_table(folder / f"completions-{settings}", keys, compute, description)
     # a list that was read from a file is an array
     return table.assign(token_ids=[[int(token) for token in ids] for ids in table["token_ids"]])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .cache import digest
+from ..fingerprints import digest
 from .evaluate import without_nan
 from .files import COMPLETIONS, read_results
 from .rewards import paired_difference

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..borders import query_ids, response_ids
-from .cache import by_length, digest, keep
-from .fingerprints import tokenizer_fingerprint
+from ..fingerprints import digest, tokenizer_fingerprint
+from .cache import by_length, cached_table
 from .queries import Queries
 
 
@@ -56,7 +56,7 @@ def response_nlls(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]
     return nlls
 
 
-def reference_nlls_kept(
+def reference_nlls_cached(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     queries: Queries,
@@ -95,4 +95,4 @@ def reference_nlls_kept(
             yield batch, {"nll": nlls, "tokens": [len(pairs[index][1]) for index in batch]}
 
     settings = digest(model_id, tokenizer_fingerprint(tokenizer))
-    return keep(folder / f"references-{settings}", keys, compute, description)
+    return cached_table(folder / f"references-{settings}", keys, compute, description)

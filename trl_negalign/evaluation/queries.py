@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ..borders import check_reasoning, query_ids, response_ids
 from ..data.loading import read_splits
-from .cache import digest
+from ..fingerprints import digest
 
 
 REFERENCE_COLUMNS = ("completion", "chosen")

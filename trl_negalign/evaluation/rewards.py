@@ -23,10 +23,10 @@ from transformers import (
 )
 from trl import apply_chat_template
 
+from ..fingerprints import digest, model_parts, tokenizer_fingerprint
 from ..likra.reward import LikraReward
 from ..rewards.loading import load_reward
-from .cache import by_length, digest, keep
-from .fingerprints import model_parts, tokenizer_fingerprint
+from .cache import by_length, cached_table
 from .queries import Queries
 
 
@@ -75,7 +75,7 @@ class RewardModel:
         )
         return self.model(**inputs.to(self.model.device)).logits[:, 0].float().tolist()
 
-    def score_kept(
+    def score_cached(
         self, prompts: list, completions: list, folder: Path, batch_size: int = 16, description: str = "reward"
     ) -> list[float]:
         """
@@ -94,7 +94,7 @@ class RewardModel:
                 yield batch, {"reward": self.score([texts[index] for index in batch])}
 
         folder = folder / f"rewards-{digest(self.identity)}"
-        rewards = keep(folder, [digest(text) for text in texts], compute, description)["reward"].tolist()
+        rewards = cached_table(folder, [digest(text) for text in texts], compute, description)["reward"].tolist()
         if unscored := sum(map(math.isnan, rewards)):
             logger.warning(
                 "%s: %d of %d texts are over the reward model's context of %s tokens and have no reward.",
@@ -144,7 +144,7 @@ class Scorer:
         if callable(self.function):
             columns = queries.columns | ({} if completion_ids is None else {"completion_ids": completion_ids})
             return score_with_function(self.function, self.name, queries.prompts, completions, columns)
-        return self._loaded().score_kept(queries.prompts, completions, self.folder, self.batch_size, description)
+        return self._loaded().score_cached(queries.prompts, completions, self.folder, self.batch_size, description)
 
     def reader(self) -> tuple[PreTrainedTokenizerBase, int | None] | None:
         """A reward model's tokenizer and context, without the weights; `None` for a function."""

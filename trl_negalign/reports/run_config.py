@@ -4,8 +4,8 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from .. import __version__
 from ..masking import masked
+from ..version import __version__
 
 
 RUN_CONFIG_NAME = "run_config.json"

@@ -24,7 +24,6 @@ from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
 from ..objectives import kl_penalty
 from .group_config import GroupConfig
-from .helpers import RepeatSampler, disable_gradient_checkpointing, use_adapter
 from .plan import Plan, weigh
 from .rounds.checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
 from .rounds.collectives import means, on_all_processes
@@ -35,7 +34,14 @@ from .seams import check_attributes, check_generated, check_seams, watch_vllm
 from .sharing.micro_batches import by_length, columns_multiple, group_lengths, select
 from .sharing.packing import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
 from .sharing.prefill import prefill_once
-from .trl_patches import EpochSampler, leave_out_entropies, positions_from_mask
+from .trl_patches import (
+    EpochSampler,
+    RepeatSampler,
+    disable_gradient_checkpointing,
+    leave_out_entropies,
+    positions_from_mask,
+    use_adapter,
+)
 
 
 # TRL's per-row tensors that group training reads

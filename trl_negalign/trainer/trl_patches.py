@@ -1,14 +1,18 @@
 """
-Where TRL's trainer needs another order of queries, other positions or less work: small parts that `GroupTrainer` puts
-in.
+What is put into TRL's trainer, and what is taken out of TRL's inner modules: a sampler with another order of queries
+in each epoch, positions numbered by the mask, a head without entropies.
 """
 
 from transformers import PreTrainedModel
 from trl.trainer import utils
 
-from .helpers import RepeatSampler
-from .seams import SeamError
+from .seams import SeamError, inner
 from .sharing.packing import has_fused_head
+
+
+disable_gradient_checkpointing = inner("trl.models.utils", "disable_gradient_checkpointing")
+RepeatSampler = inner("trl.trainer.utils", "RepeatSampler")
+use_adapter = inner("trl.trainer.utils", "use_adapter")
 
 
 class EpochSampler(RepeatSampler):

@@ -3,37 +3,18 @@ Checkpoints: which can be resumed, only whole ones of the same run, whenever it 
 round is kept in them.
 """
 
-import json
 import os
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 from accelerate.logging import get_logger
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ...folders import TRAINER_STATE_NAME, checkpoint_folders, is_whole
 
 
 logger = get_logger(__name__)
 
-TRAINER_STATE_NAME = "trainer_state.json"
 STATE_NAME = "group_state.pt"
-
-
-def checkpoint_folders(output_dir: str) -> list[str]:
-    """The checkpoints of a run, whole or not, by their step, the newest last."""
-    steps = {str(path): path.name.rpartition("-")[2] for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
-    folders = [path for path, step in steps.items() if step.isdecimal() and os.path.isdir(path)]
-    return sorted(folders, key=lambda path: int(steps[path]))
-
-
-def is_whole(checkpoint: str) -> bool:
-    """Whether a checkpoint was written to its end: its trainer state, which is written last, can be read."""
-    try:
-        with open(os.path.join(checkpoint, TRAINER_STATE_NAME), encoding="utf-8") as file:
-            json.load(file)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def unmark(checkpoint: str) -> None:

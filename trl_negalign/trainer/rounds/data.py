@@ -173,13 +173,12 @@ def put_in(
     fills = {
         "completion_ids": responses,
         "completions": dict(zip(responses, texts, strict=True)),
-        # the sampler's, which a dataset response does not have: nothing reads them in group training
-        "logprobs": {row: [0.0] * len(ids) for row, ids in responses.items()},
     }
     result = list(generated)
     for name, rows in fills.items():
-        if result[GENERATED[name]] is not None:  # transformers' sampling returns no log-probabilities
-            result[GENERATED[name]] = fill_in(result[GENERATED[name]], rows)
+        result[GENERATED[name]] = fill_in(result[GENERATED[name]], rows)
+    # the sampler's, which a dataset response does not have: group training reads none
+    result[GENERATED["logprobs"]] = None
     result[GENERATED["prompt_ids"]] = prompt_ids
     return tuple(result)
 

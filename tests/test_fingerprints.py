@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import save
-from trl_negalign.evaluation.fingerprints import PARTS, model_parts, tokenizer_fingerprint
+from trl_negalign.fingerprints import PARTS, model_parts, tokenizer_fingerprint
 
 
 def different(one: dict, other: dict) -> list[str]:
@@ -35,7 +35,7 @@ def test_a_type_shows_in_weights_and_dtype(make_model):
 
 def test_a_library_of_another_version(make_model, monkeypatch):
     before = model_parts(make_model())
-    monkeypatch.setattr("trl_negalign.evaluation.fingerprints.version", lambda name: "99.0")
+    monkeypatch.setattr("trl_negalign.fingerprints.version", lambda name: "99.0")
     assert different(before, model_parts(make_model())) == ["libraries"]
 
 

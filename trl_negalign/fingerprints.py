@@ -10,8 +10,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import __version__
-from .cache import digest
+from .version import __version__
 
 
 # a new release may compute another way
@@ -50,6 +49,12 @@ LEFT_OUT_OF_TOKENIZER = {
 }
 
 
+def digest(*values) -> str:
+    """A short name for JSON values: the same values, in the same order, have the same name everywhere."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def model_parts(model: PreTrainedModel) -> dict:
     """
     A digest of every part of a model that changes its numbers, so that one sees in what two models differ.
@@ -61,7 +66,7 @@ def model_parts(model: PreTrainedModel) -> dict:
     # of PeftModel, and of a model that loaded an adapter itself
     adapters = {name: adapter.to_dict() for name, adapter in getattr(model, "peft_config", {}).items()}
     return {
-        "weights": weights_fingerprint(model),
+        "weights": weights_digest(model),
         "config": digest(without(json.loads(model.config.to_json_string(use_diff=False)), LEFT_OUT_OF_CONFIG)),
         "adapter_config": digest(without(adapters, LEFT_OUT_OF_ADAPTER)) if adapters else None,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -71,12 +76,23 @@ def model_parts(model: PreTrainedModel) -> dict:
     }
 
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a model's weights: equal weights, wherever they come from."""
+def weights_digest(model: torch.nn.Module, dtype: torch.dtype | None = None, beginning: int | None = None) -> str:
+    """
+    SHA-256 over the names, types, shapes and bytes of a model's weights: equal weights, wherever they come from.
+
+    Args:
+        model (`torch.nn.Module`): the model.
+        dtype (`torch.dtype`, *optional*): to which floating-point weights are rounded first, so that the same model in
+            another precision has the same digest.
+        beginning (`int`, *optional*): how many numbers of each weight are read. Left out, all.
+    """
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        shape, start = tuple(tensor.shape), tensor.detach().reshape(-1)[:beginning].cpu()
+        if dtype is not None and tensor.is_floating_point():
+            start = start.to(dtype)
+        found.update(f"{name} {start.dtype} {shape}".encode())
+        found.update(start.contiguous().view(torch.uint8).numpy())
     return found.hexdigest()
 
 
