@@ -1,19 +1,12 @@
-"""
-`negalign <command>`: finds the command's script and runs it. Bad input ends in one line and exit code 2, an error in
-the work itself in its traceback and exit code 1.
-"""
+"""`negalign <command>`: finds the command's script and runs it."""
 
 import argparse
 import os
 import sys
-import traceback
-import warnings
-from collections.abc import Callable
 from importlib import import_module
 
-from . import phase
-from .masking import mask_text
 from .methods.table import GROUP_METHODS, METHODS
+from .phase import run_command
 from .version import __version__
 
 
@@ -48,27 +41,6 @@ def main(argv: list[str] | None = None) -> int:
         script, options = "training", [script, *options]
     module = import_module(f".scripts.{script}", __package__)
     return run_command(lambda: module.run(options), f"negalign {arguments.command}")
-
-
-def run_command(run: Callable[[], int | None], name: str) -> int:
-    """
-    A command's exit code. Bad input is one line on the standard error and 2; an error after the checks, when the work
-    had begun, is shown with its traceback and is 1.
-    """
-    warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' notes on their next versions
-    phase.begin_checks()
-    # a process that is not the first says which it is: the others may know nothing of its error
-    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
-    name = name if rank == "0" else f"{name} (process {rank})"
-    try:
-        return run() or 0
-    except Exception as error:
-        checked = isinstance(error, (ValueError, OSError, ImportError)) and not phase.is_working()
-        if os.environ.get("NEGALIGN_DEBUG") == "1":
-            raise
-        shown = str(error) if checked else f"\n{traceback.format_exc()}"
-        print(f"{name}: {mask_text(shown)}", file=sys.stderr)
-        return 2 if checked else 1
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import trl_negalign
 
 from ..methods.table import GROUP_METHODS
 from ..monitoring.watch import WatchCallback
+from ..phase import run_command
 from ..reports.run_config import write_run_config
 from ..rewards.loading import load_reward
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
@@ -138,6 +139,4 @@ def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, s
 
 
 if __name__ == "__main__":
-    from ..cli import run_command
-
     sys.exit(run_command(lambda: run(sys.argv[1:], launched=True), f"negalign {sys.argv[1]}"))
