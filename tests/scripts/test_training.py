@@ -6,7 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
+from packaging.version import Version
 
 from tests.helpers import DROPPING, dataset, with_template
 from trl_negalign.cli import main
@@ -217,12 +219,16 @@ def test_several_rewards_of_all_kinds(config, saved_reward_model):
     assert sum(key.startswith("rewards/") and key.endswith("/mean") for key in log("out")[0]) == 3
 
 
+# how transformers heads a later topic, before its release 5 and since
+LATER_TOPIC = (
+    "Optimizer:" if Version(transformers.__version__) >= Version("5") else "Other options of TrainingArguments:"
+)
+
+
 def test_help_is_by_topic_and_without_grpos_own_options(capsys):
     with pytest.raises(SystemExit):
         main(["neat", "--help"])
     shown = capsys.readouterr().out
-    places = [
-        shown.index(part) for part in ("Group:", "--positive_prompt", "Objective:", "--sft_weight", "Optimizer:")
-    ]
+    places = [shown.index(part) for part in ("Group:", "--positive_prompt", "Objective:", "--sft_weight", LATER_TOPIC)]
     assert places == sorted(places)
     assert "(default: 0.1)" in shown and "--epsilon" not in shown

@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.trainer import utils
 
 from tests.conftest import save
-from tests.helpers import METHODS, build, dataset, letter_reward
+from tests.helpers import METHODS, build, dataset, is_scoring, letter_reward
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
 
@@ -28,7 +28,7 @@ def scored(model, passes):
     """Keep what each scoring pass of a model is given in `passes`: tokens, mask, whether a gradient is kept."""
 
     def keep(module, args, kwargs):
-        if kwargs.get("fused_lm_head"):
+        if is_scoring(kwargs):
             passes.append((kwargs["input_ids"], kwargs["attention_mask"], torch.is_grad_enabled()))
 
     model.register_forward_pre_hook(keep, with_kwargs=True)
@@ -200,7 +200,7 @@ def test_no_pass_in_evaluation(method, model, tokenizer, tmp_path):
 def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer, tmp_path):
     outputs = []
     model.register_forward_hook(
-        lambda module, args, kwargs, output: outputs.append(output) if kwargs.get("fused_lm_head") else None,
+        lambda module, args, kwargs, output: outputs.append(output) if is_scoring(kwargs) else None,
         with_kwargs=True,
     )
     trainer = build(method, model, tokenizer, tmp_path, share_prompts=share, log_entropy=log_entropy, max_steps=1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..borders import query_ids, response_ids
 
@@ -52,7 +52,7 @@ def _only_user_message(query: list[dict]) -> str:
     return texts[0]
 
 
-def context_length(config: PreTrainedConfig, max_length: int | None = None) -> int | None:
+def context_length(config: PretrainedConfig, max_length: int | None = None) -> int | None:
     """Longest sequence in tokens that a model takes, `None` if its configuration names none."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)  # state-space models have none
     return min((limit for limit in (context, max_length) if limit is not None), default=None)

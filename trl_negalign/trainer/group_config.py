@@ -146,7 +146,7 @@ class GroupConfig(GRPOConfig):
                     f"{name}={getattr(self, name)!r} steers GRPO's loss and means nothing in {type(self).__name__}. "
                     f"Leave it out (its default is {defaults[name]!r})."
                 )
-        if self.use_vllm and "seed" in (self.generation_kwargs or {}):
+        if self.use_vllm and self.generation_kwargs and "seed" in self.generation_kwargs:
             raise ValueError(
                 f"generation_kwargs has seed={self.generation_kwargs['seed']!r}: vLLM would draw the same completion "
                 "for all candidates of a group that share a query. Leave it out."
