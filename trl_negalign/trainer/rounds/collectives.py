@@ -26,6 +26,8 @@ def means(accelerator: Accelerator, metrics: dict[str, torch.Tensor]) -> dict[st
     Each tensor's mean over all processes, NaNs left out, with one reduction for all of them; NaN where nothing else
     is. The tensors' shapes may differ from process to process, their names may not.
     """
+    if not metrics:
+        return {}
     values = [value.detach().float() for value in metrics.values()]
     sums = [torch.stack([value.nansum(), (~value.isnan()).sum().float()]) for value in values]
     totals = accelerator.reduce(torch.stack(sums), reduction="sum").tolist()
