@@ -81,7 +81,7 @@ def letter_reward(completions, **kwargs) -> list[float]:
 
 
 def is_scoring(kwargs: dict) -> bool:
-    """Whether these arguments of a forward pass are those of one that scores completions, with TRL's fused head or not."""
+    """Whether a forward pass with these arguments scores completions, by TRL's fused head or without it."""
     return bool(kwargs.get("fused_lm_head")) or kwargs.get("use_cache") is False
 
 
@@ -122,3 +122,15 @@ def uniform(mean_logps):
     """Token log-probabilities `[groups, G, 2]` whose mean is given, and a mask of ones."""
     token_logps = torch.tensor(mean_logps, dtype=torch.float64).unsqueeze(-1).repeat(1, 1, 2)
     return token_logps, torch.ones_like(token_logps)
+
+
+def seen_batches(trainer) -> list[dict]:
+    """The micro-batches that a trainer's objective gets, from now on."""
+    group_loss, seen = trainer.group_loss, []
+
+    def record(token_logps, batch):
+        seen.append(batch)
+        return group_loss(token_logps, batch)
+
+    trainer.group_loss = record
+    return seen

@@ -21,7 +21,7 @@ FLOORS = {
     "data": 1,
 }
 GROUND = {"borders", "extras", "fingerprints", "folders", "groups", "guides", "hub", "masking", "objectives", "phase"}
-GROUND |= {"version"}
+GROUND |= {"numbers", "version"}
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 

@@ -39,6 +39,31 @@ def test_ranking_accuracy_by_hand():
     assert objectives.ranking_accuracy(mean_logps, torch.ones(1, 3)).isnan().item()
 
 
+def test_taper_weights_by_hand():
+    policy = torch.log(torch.tensor([[0.2, 0.5, 0.3, 0.4]])).requires_grad_()
+    guided = torch.log(torch.tensor([[0.4, 0.25, 0.3, 0.0]]))
+    weights = objectives.taper_weights(policy, guided)
+    assert weights[0].tolist() == pytest.approx([0.5, 1.0, 1.0, 1.0])  # truncated at 1; −inf is "no guide"
+    assert not weights.requires_grad
+
+
+def test_weighted_gradients_leave_the_value():
+    logps = torch.tensor([[-1.0, -2.0, -0.1]], requires_grad=True)
+    weighted = objectives.weight_gradients(logps, torch.tensor([[0.25, 1.0, 0.0]]))
+    assert weighted.tolist() == logps.tolist()
+    (3 * weighted.sum()).backward()
+    assert logps.grad.tolist() == [[0.75, 3.0, 0.0]]
+
+
+def test_shared_prefixes_by_hand():
+    # the fourth is the first's beginning; the third differs in its second token and agrees again in its third
+    ids = torch.tensor([[[5, 6, 7, 8], [5, 6, 9, 8], [5, 1, 7, 8], [5, 6, 0, 0]]])
+    mask = torch.tensor([[[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]])
+    assert objectives.shared_prefixes(ids, mask).tolist() == [[[4, 2, 1, 2], [2, 4, 1, 2], [1, 1, 4, 1], [2, 2, 1, 2]]]
+    behind = objectives.behind_prefix(mask[0], torch.tensor([2, 0, 4, 1]))
+    assert behind.int().tolist() == [[0, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
+
+
 def test_kl_penalty_by_hand():
     logps, ref = torch.tensor([[-1.0, -2.0, 7.0]]), torch.tensor([[-1.5, -2.0, 0.0]])
     expected = (math.exp(-0.5) + 0.5 - 1) / 2

@@ -10,9 +10,12 @@ import torch
 
 
 REDUCTIONS = ("mean", "sum")
+AVERAGES = ("groups", "signal")
 
 
-def sequence_logps(token_logps: torch.Tensor, mask: torch.Tensor, reduction: str) -> torch.Tensor:
+def sequence_logps(
+    token_logps: torch.Tensor, mask: torch.Tensor, reduction: str, counted: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     ℓ(y) (`reduction="sum"`, nats) or p(y) (`"mean"`, nats per token) of each response.
 
@@ -20,11 +23,13 @@ def sequence_logps(token_logps: torch.Tensor, mask: torch.Tensor, reduction: str
         token_logps (`torch.Tensor`): `[…, T]` log-probabilities of the response tokens.
         mask (`torch.Tensor`): `[…, T]`, 1 for the response's tokens (the end-of-sequence token included).
         reduction (`str`): `"sum"` or `"mean"`.
+        counted (`torch.Tensor`, *optional*): `[…, T]`, the response's tokens that are summed, if not all are. The
+            mean's divisor stays |y|.
 
     Returns:
         `torch.Tensor`: `[…]`; 0 for a response without tokens.
     """
-    total = token_logps.masked_fill(mask == 0, 0.0).sum(-1)
+    total = token_logps.masked_fill((mask if counted is None else counted) == 0, 0.0).sum(-1)
     return total if reduction == "sum" else total / mask.sum(-1).clamp(min=1)
 
 
@@ -40,6 +45,43 @@ def best_and_worst(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices `[groups]` of the highest and of the lowest reward of each group; the first one on ties."""
     unscored = torch.isnan(rewards)
     return rewards.masked_fill(unscored, -torch.inf).argmax(-1), rewards.masked_fill(unscored, torch.inf).argmin(-1)
+
+
+def taper_weights(token_logps: torch.Tensor, guided_token_logps: torch.Tensor) -> torch.Tensor:
+    """
+    w_t = sg[min(1, π(y_t|x, y_<t) / μ(y_t|[g,x], y_<t))], `[…, T]` as both arguments: how far the policy, given the
+    plain query, would have written what it wrote under a guide.
+
+    The truncation of TOPR (arXiv 2503.14286, "tapered"), which takes the ratio of whole responses and tapers bad ones
+    only. The use on guides, token by token and for all candidates, is ours: the ratio of a response of n tokens that a
+    guide called for vanishes with n.
+
+    Args:
+        token_logps (`torch.Tensor`): log π(y_t|x, y_<t) of the policy that is trained.
+        guided_token_logps (`torch.Tensor`): log μ(y_t|[g,x], y_<t) of the policy that sampled, −inf for a weight of 1.
+    """
+    return (token_logps.detach() - guided_token_logps).clamp(max=0.0).exp()
+
+
+def weight_gradients(token_logps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """w·ℓ + (1 − w)·sg[ℓ] for each token: the value of ℓ, and w times its gradient."""
+    constant = token_logps.detach()
+    return constant + weights * (token_logps - constant)
+
+
+def shared_prefixes(completion_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    How many tokens at their beginning every two candidates of a group have in common, `[groups, G, G]`, given tokens
+    and mask `[groups, G, T]`. These stand in the same context in both.
+    """
+    same = completion_ids.unsqueeze(2) == completion_ids.unsqueeze(1)
+    both = (mask != 0).unsqueeze(2) & (mask != 0).unsqueeze(1)
+    return (same & both).cumprod(-1).sum(-1)
+
+
+def behind_prefix(mask: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The tokens of `mask`, `[…, T]`, that come behind the first `lengths`, `[…]`: true or false."""
+    return (mask != 0) & (torch.arange(mask.shape[-1], device=mask.device) >= lengths.unsqueeze(-1))
 
 
 def where_scored(values: torch.Tensor, reads: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,8 @@ WEIGHTS = [
 ]
 OPTIONS = {
     "NEAT": [form | penalty | weights for form in FORMS for penalty in PENALTIES for weights in WEIGHTS]
-    + [{"sft_reduction": "sum"}, {"ranking_margin": 0.5}],
+    + [form | {"skip_shared_prefix": True} for form in FORMS]
+    + [{"sft_reduction": "sum"}, {"ranking_margin": 0.5}, {"mean_over": "signal"}, {"tapered": True}],
     "RAFT": [{}, {"sft_reduction": "sum"}],
     "RRHF": [{}, {"ranking_loss_type": "linear"}, {"penalty_weight": 0.5}],
     "PLE": [
@@ -47,7 +48,8 @@ OPTIONS = {
         for reduction in ({}, {"wsft_reduction": "mean"})
         for span in ({}, {"weight_range": "unit"})
         for weights in ({}, {"ranking_weight": 0.0}, {"wsft_weight": 0.0})
-    ],
+    ]
+    + [{"mean_over": "signal"}, {"tapered": True}],
 }
 CASES = [(method, options) for method in GROUP_METHODS for options in OPTIONS[method.name]]
 
@@ -65,8 +67,9 @@ def make_batch():
     rewards = torch.tensor(REWARDS)
     mask = torch.ones(*rewards.shape, 5)
     mask[:, 1, 3:] = 0
-    # tokens that no two candidates share
+    # of each group, two and two candidates begin with the same token
     ids = torch.arange(rewards.numel() * 5).view(*rewards.shape, 5)
+    ids[:, 1::2, 0] = ids[:, ::2, 0]
     prompt = torch.ones(len(rewards), 3, dtype=torch.long)
     batch = {"rewards": rewards, "completion_mask": mask, "completion_ids": ids, "threshold": torch.full((7,), 0.2)}
     return batch | {"prompt_ids": prompt, "prompt_mask": prompt}
@@ -77,7 +80,7 @@ def gradients(trainer, plan, batch, draws=8):
     found, of_reference = torch.zeros_like(plan.trained), torch.zeros_like(plan.trained)
     for seed in range(draws):
         generator = torch.Generator().manual_seed(seed)
-        columns = plan.columns(score_all=True, reference_all=False)
+        columns = plan.columns(score_all=True)
         read = [name for name in ("reference", "old") if getattr(plan, name) is not None]
         names = {"reference": "ref_per_token_logps", "old": "old_per_token_logps"}
         logps = {
@@ -112,7 +115,7 @@ def test_what_was_left_out_is_not_logged(method, options):
     """No metric reads a log-probability that is not there: other numbers in its place change nothing."""
     trainer, batch = make_trainer(method, options), make_batch()
     plan = trainer.plan(batch)
-    batch |= plan.columns(score_all=False, reference_all=False)
+    batch |= plan.columns()
     if plan.reference is not None:
         batch["ref_per_token_logps"] = torch.full_like(batch["completion_mask"], -1.0)
     logps = -torch.rand(batch["completion_mask"].shape, generator=torch.Generator().manual_seed(0)) * 3
@@ -132,10 +135,19 @@ def test_silent_groups_are_those_without_a_trained_candidate():
     assert Plan(trained, silent=torch.tensor([False, False])).silent.tolist() == [False, False]
 
 
+def test_the_mean_over_those_that_teach():
+    trained = torch.ones(3, 4, dtype=torch.bool)
+    pairs = Plan(trained, silent=torch.tensor([[True, True], [True, False], [False, False]]))
+    assert pairs.columns(over_signal=True)["counts"].tolist() == [0.0, 0.5, 1.0]
+    assert "counts" not in pairs.columns()
+    with pytest.raises(ValueError, match="mean_over='signal' means nothing"):
+        Plan(trained, counts=torch.ones(3)).columns(over_signal=True)
+
+
 def test_a_plan_as_columns():
     trained, old = torch.tensor([[True, False, False]]), torch.tensor([[False, True, False]])
     plan = Plan(trained, old=old, counts=torch.tensor([3]))
-    columns = plan.columns(score_all=False, reference_all=False)
+    columns = plan.columns()
     assert columns["scored"].tolist() == [[True, True, False]]
     assert columns.keys() == {"scored", "reads_old", "counts"}
     everything = plan.columns(score_all=True, reference_all=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.conftest import save
 from tests.evaluation.judge_server import JudgeServer, say, shorter
-from tests.helpers import dataset
+from tests.helpers import CLOSING, dataset, with_template
 from trl_negalign.cli import run_command
+from trl_negalign.evaluation import generation, kl, perplexity
 from trl_negalign.scripts.evaluate import run
 
 
@@ -29,6 +31,35 @@ def evaluate(*options) -> int:
 
 
 QUICK = ("--num_queries", 4, "--max_new_tokens", 6)
+
+
+def test_chat_template_arguments(tokenizer, make_model, monkeypatch, capsys):
+    """In sampling, perplexity and KL; another choice is another evaluation."""
+    model = save(make_model(), with_template(tokenizer, CLOSING), "model")
+    dataset("conversation", responses=True, rows=4).to_json("chats.jsonl")
+    decoded, scored = [], []
+    generate, score, divergence = generation.generate_batch, perplexity.response_nlls, kl.completion_kl
+    monkeypatch.setattr(
+        generation, "generate_batch", lambda *args: decoded.extend(map(tokenizer.decode, args[2])) or generate(*args)
+    )
+    monkeypatch.setattr(perplexity, "response_nlls", lambda *args: scored.extend(args[1]) or score(*args))
+    monkeypatch.setattr(kl, "completion_kl", lambda *args: scored.extend(args[1]) or divergence(*args))
+    options = ("--model", model, "--data", "chats.jsonl", "--metrics", "ppl", "length", "kl", "--kl_reference", model)
+    options = (*options, *QUICK, "--out", "out")
+    short = ("--chat_template_kwargs", '{"enable_thinking": false}')
+    assert evaluate(*options, *short) == 0
+    assert len(decoded) == 4 and len(scored) == 8
+    assert all(text.endswith("<think>\n\n</think>\n\n") for text in decoded)
+    assert all(tokenizer.decode(query).endswith("<think>\n\n</think>\n\n") for query, _ in scored)
+    before = json.loads(Path("out/results.json").read_text())
+    assert before["settings"]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert evaluate(*options) == 2
+    assert "another evaluation (other settings: chat_template_kwargs)" in capsys.readouterr().err
+    assert evaluate(*options, "--overwrite") == 0  # nothing of the other's is taken for it
+    assert len(decoded) == 8 and decoded[-1].endswith("<think>\n")
+    assert json.loads(Path("out/results.json").read_text())["results"] != before["results"]
+    assert evaluate(*options, "--chat_template_kwargs", "[1]") == 2
+    assert "--chat_template_kwargs '[1]' is no JSON object" in capsys.readouterr().err
 
 
 def test_everything_and_a_comparison(saved_model, capsys, monkeypatch):

@@ -79,6 +79,17 @@ def test_batch_that_tears_groups(out):
         (NEATConfig, {"share_prompts": "maybe"}, "share_prompts='maybe' is unknown. Use 'auto', True or False"),
         (PLEConfig, {"share_prompts": None}, "share_prompts=None is unknown. Use 'auto', True or False"),
         (NEATConfig, {"guide_placement": "assistant"}, "guide_placement='assistant' is unknown"),
+        (NEATConfig, {"mean_over": "tokens"}, "mean_over='tokens' is unknown. Use one of 'groups', 'signal'"),
+        (
+            PLEConfig,
+            {"mean_over": "signal", "gradient_accumulation_steps": 4, "steps_per_generation": 2},
+            "mean_over='signal' counts .* gradient_accumulation_steps=4 does not divide steps_per_generation=2. Set",
+        ),
+        (
+            NEATConfig,
+            {"skip_shared_prefix": True, "ranking_weight": 0.0, "penalty_weight": 0.0},
+            "skip_shared_prefix=True is about the ranking and the penalty.*are 0. Leave it out",
+        ),
         (PLEConfig, {"threshold_decay": 0.0}, r"threshold_decay=0.0 must lie in \(0, 1\]"),
         (PLEConfig, {"threshold_decay": 1.5}, r"threshold_decay=1.5 must lie in \(0, 1\]"),
         (PLEConfig, {"threshold_init": float("inf")}, "threshold_init=inf must be a finite number"),

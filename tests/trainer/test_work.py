@@ -266,6 +266,9 @@ def test_what_neat_leaves_in(options, first, third):
 def test_the_middle_of_a_linear_ranking():
     options = {"ranking_loss_type": "linear", "sft_weight": 0.0, "penalty_weight": 0.0}
     assert asked("neat", [[2.0, 1.0, 0.0], [1.0, 0.0, 0.0]], **options) == [[1, 0, 1], [1, 1, 1]]
+    # what it shares with the better one is not what it shares with the worse one
+    options["skip_shared_prefix"] = True
+    assert asked("neat", [[2.0, 1.0, 0.0], [1.0, 0.0, 0.0]], **options) == [[1, 1, 1], [1, 1, 1]]
 
 
 # pairs (0, 2) and (1, 3) of each group: ranked and imitated, tied and unscored, and a gap of 200
@@ -306,6 +309,8 @@ CASES = [
     ),
     ("neat", {"ranking_loss_type": "logsigmoid", "ranking_margin": 0.1}, "missing"),
     ("neat", {"ranking_loss_type": "linear", "num_generations": 3, "per_device_train_batch_size": 6}, "spread"),
+    ("neat", {"tapered": True, "skip_shared_prefix": True, "ranking_loss_type": "linear"}, "one group tied"),
+    ("ple", {"tapered": True, "ranking_weight": 0.0}, "missing"),
     ("ple", {}, "missing"),
     ("ple", {}, "all tied"),
     ("ple", {"ranking_weight": 0.0}, "spread"),

@@ -18,7 +18,6 @@ from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedTokenizerBase
 
-from ..borders import query_ids
 from ..fingerprints import PARTS, digest
 from ..masking import masked
 from ..phase import begin_work
@@ -114,6 +113,7 @@ def evaluate(
     settings = {
         "metrics": [name for name in METRICS if name in metrics],
         "sampling": asdict(sampling),
+        "chat_template_kwargs": queries.chat_template_kwargs,
         "max_query_tokens": max_query_tokens,
         "rewards": list(scorers),
         "judge": judge.settings if "win_rate" in metrics else None,
@@ -251,7 +251,7 @@ def add_kl(policies, identities, tables, queries: Queries, origin: Policy, folde
     for policy in policies:
         model, tokenizer, _ = policy.load(dtype)
         label, table = policy.label, tables[policy.label]
-        ids = [query_ids(tokenizer, prompt) for prompt in queries.prompts]
+        ids = queries.query_ids(tokenizer)
         found = completion_kl_cached(
             model,
             list(zip(ids, map(list, table["token_ids"]), strict=True)),

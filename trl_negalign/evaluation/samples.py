@@ -4,7 +4,6 @@ import pandas as pd
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..borders import query_ids
 from .cache import by_length
 from .generation import Sampling, generate_batch
 from .queries import Queries
@@ -40,7 +39,7 @@ def sample_queries(
     """
     was_training = model.training
     model.eval()
-    ids = [query_ids(tokenizer, prompt) for prompt in queries.prompts]
+    ids = queries.query_ids(tokenizer)
     places = [(query, sample) for query in range(len(ids)) for sample in range(samples)]
     rows: dict[int, dict] = {}
     batches = list(by_length({place: len(ids[query]) for place, (query, _) in enumerate(places)}, batch_size))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..evaluation.win_rate import place_warning
+from ..numbers import FEWEST
 
 
 # metric of results.json, column, digits, whether a percentage
@@ -17,8 +18,6 @@ COLUMNS = (
     ("length", "truncated", "Truncated", 3),
     ("kl", "mean", "KL", 2),
 )
-# queries below which no error and no interval is printed: a bootstrap of so few covers the truth too rarely
-FEWEST = 10
 OUTCOMES = (("win", "tab:green"), ("tie", "lightgray"), ("lose", "tab:red"))
 
 

@@ -34,12 +34,10 @@ class EvaluateArguments:
     top_k: int = field(default=0, metadata={"help": "Most probable tokens that are sampled from; 0 for all."})
     query_seed: int = field(default=0, metadata={"help": "Of the random sample of queries."})
     sampling_seed: int = field(default=0, metadata={"help": "Of the completions, one of each query."})
+    chat_template_kwargs: str = field(default="{}", metadata={"help": "For chat templates, as JSON."})
     batch_size: int = field(default=16, metadata={"help": "Sequences at a time; changes results by rounding only."})
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": DTYPES})
-    judge: str | None = field(
-        default=None,
-        metadata={"help": "For win_rate: a reward, as for --reward, or the address of an OpenAI-compatible endpoint."},
-    )
+    judge: str | None = field(default=None, metadata={"help": "For win_rate: a reward, or an OpenAI-like address."})
     judge_model: str = field(default="", metadata={"help": "The endpoint's name of the judging model."})
     judge_criteria: str | None = field(default=None, metadata={"help": "What makes a response better, in sentences."})
     judge_options: str = field(default="{}", metadata={"help": "Fields of the request as JSON; null leaves one out."})
@@ -106,6 +104,7 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
     from trl_negalign.evaluation.generation import Sampling
     from trl_negalign.evaluation.policies import parse_policy
     from trl_negalign.evaluation.queries import load_queries
+    from trl_negalign.scripts.arguments import json_object
     from trl_negalign.scripts.local_model import load_policy
 
     if args.data is None:
@@ -114,7 +113,8 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
     small = {SMALL_MODEL: lambda: load_policy(None)}
     models = [parse_policy(text, small) for text in lists.model]
     judge = make_judge(args, out / "judge.sqlite")
-    chosen = (args.split, args.reference_column, args.num_queries, args.query_seed)
+    rendered = json_object("--chat_template_kwargs", args.chat_template_kwargs)
+    chosen = (args.split, args.reference_column, args.num_queries, args.query_seed, rendered)
     queries = load_queries(args.data, args.data_config, *chosen)
     has = dict.fromkeys(("ppl", "bleu"), queries.references)
     has |= {"reward": lists.reward, "win_rate": judge, "kl": args.kl_reference}

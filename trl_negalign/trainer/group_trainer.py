@@ -12,6 +12,7 @@ import inspect
 import math
 import os
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object, is_peft_model, send_to_device
@@ -24,11 +25,21 @@ from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
 from ..objectives import kl_penalty
 from .group_config import GroupConfig
-from .plan import Plan, weigh
-from .rounds.checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
+from .hooks import GroupMethod
+from .plan import weigh
+from .rounds.checkpoints import (
+    check_resumable,
+    find_checkpoint,
+    load_round,
+    not_finite,
+    save_buffer,
+    save_state,
+    unmark,
+)
 from .rounds.collectives import means, on_all_processes
-from .rounds.data import check_chat_template, check_datasets, column_names, end_tokens, put_in
-from .rounds.lengths import check_longest_query, warn_of_long_queries
+from .rounds.data import check_candidates, check_chat_template, check_datasets, column_names, end_tokens, put_in
+from .rounds.guided import guided_token_logps, taper
+from .rounds.lengths import check_longest_query, check_positions, warn_of_long_queries
 from .rounds.scores import combine, means_by_kind, refuse_infinite
 from .seams import check_attributes, check_generated, check_seams, watch_vllm
 from .sharing.micro_batches import by_length, columns_multiple, group_lengths, select
@@ -48,11 +59,11 @@ from .trl_patches import (
 ROW_TENSORS = ("completion_ids", "completion_mask")
 
 
-class GroupTrainer(GRPOTrainer):
+class GroupTrainer(GroupMethod, GRPOTrainer):
     """
-    Base of the methods that learn from a whole group. A subclass names its candidates ([`build_candidates`]), what it
-    needs of a round ([`plan`]) and its objective ([`group_loss`]); constructor and options are those of
-    [`~trl.GRPOTrainer`], without tools, environments, rollout functions and images.
+    Base of the methods that learn from a whole group. What a subclass says is in
+    [`~trl_negalign.trainer.hooks.GroupMethod`]; constructor and options are those of [`~trl.GRPOTrainer`], without
+    tools, environments, rollout functions and images.
 
     Raises:
         SeamError: if the installed TRL changed what this class builds on.
@@ -91,11 +102,7 @@ class GroupTrainer(GRPOTrainer):
             if kwargs.get(name):
                 raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
         self.candidates = self.build_candidates(args, column_names(train_dataset, "train_dataset"))
-        if len(self.candidates) != args.num_generations:
-            raise ValueError(
-                f"num_generations={args.num_generations}, and {type(self).__name__}.build_candidates names "
-                f"{len(self.candidates)} candidates. Let it name as many."
-            )
+        check_candidates(self.candidates, args, type(self).__name__)
         check_datasets(train_dataset, eval_dataset, args, self.candidates)
         if args.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
             raise ValueError(
@@ -127,6 +134,7 @@ class GroupTrainer(GRPOTrainer):
             args.beta = self.kl_weight
         check_attributes(self)
         self._check_tokenizer(self.processing_class, train_dataset, args)  # TRL may have loaded one
+        check_positions(self.model, train_dataset, self.processing_class, args, self.candidates)
         self.shares_prompts = decide_on_sharing(self.model, args.share_prompts)
         # the KL term, entropies and the experts' balance are of all candidates, not of those that the plan names
         self.scores_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
@@ -143,57 +151,6 @@ class GroupTrainer(GRPOTrainer):
             raise ValueError(f"{type(self).__name__} trains text models only. Pass a tokenizer as processing_class.")
         check_chat_template(train_dataset, tokenizer, args, self.candidates)
         check_longest_query(train_dataset, tokenizer, args, self.candidates)
-
-    @staticmethod
-    def build_candidates(args: GroupConfig, columns: list[str]) -> list[Candidate]:
-        """The `num_generations` candidates of a training group, in order, given the dataset's columns."""
-        raise NotImplementedError
-
-    def start_round(self, batch: dict[str, torch.Tensor], rewards: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Called once a generation round, before the batch is shuffled and split into micro-batches.
-
-        Args:
-            batch (`dict[str, torch.Tensor]`): this process's groups: `prompt_ids` and `prompt_mask` `[groups, P]`,
-                `completion_ids`, `completion_mask` `[groups, G, T]`, `rewards` `[groups, G]` with NaN for a candidate
-                without a score.
-            rewards (`torch.Tensor`): the rewards of all processes, `[all groups, G]`.
-
-        Returns:
-            The batch to train on: its own groups first, in all a multiple of `steps_per_generation` of them, as many
-            on every process.
-        """
-        return batch
-
-    def plan(self, batch: dict[str, torch.Tensor]) -> Plan:
-        """
-        What the objective will need of a round's groups, see [`~trl_negalign.trainer.plan.Plan`]: here, every
-        candidate's gradient. Called once a round, behind [`start_round`].
-
-        Args:
-            batch (`dict[str, torch.Tensor]`): groups as [`start_round`] returned them.
-        """
-        return Plan(trained=torch.ones_like(batch["rewards"], dtype=torch.bool))
-
-    def group_loss(
-        self, token_logps: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """
-        The method's objective.
-
-        Args:
-            token_logps (`torch.Tensor`): `[groups, G, T]`, in nats, given the plain query; 0 for a candidate that was
-                left out of the pass.
-            batch (`dict[str, torch.Tensor]`): a micro-batch, shaped as in [`start_round`], with `scored`
-                `[groups, G]`: the candidates that went through the model (what is logged of others must be NaN). For
-                the candidates that the plan names, and 0 for others, `ref_per_token_logps` and `old_per_token_logps`
-                `[groups, G, T]`.
-
-        Returns:
-            `tuple`: the loss of each group `[groups]` (with the plan's `counts`, the sum of its terms), and tensors to
-            log by name, of any shape, whose mean over all processes is taken without the NaNs.
-        """
-        raise NotImplementedError
 
     # Generation and scoring
 
@@ -221,6 +178,7 @@ class GroupTrainer(GRPOTrainer):
                     self.chat_template_kwargs,
                 )
         guided_ids = self._tokenize_prompts(list(guided.values()))[0]
+        self._guided_ids = dict(zip(guided, guided_ids, strict=True))
         warn_of_long_queries(guided_ids, self.args, self.model.config)
         return list(guided.values()), guided_ids, prompt_ids, from_dataset
 
@@ -279,11 +237,22 @@ class GroupTrainer(GRPOTrainer):
         batch |= {name: output[name][::size] for name in ("prompt_ids", "prompt_mask")}
         # a candidate without tokens (mask_truncated_completions) has nothing to learn from
         batch["rewards"] = pack_groups(rewards, size).masked_fill(batch["completion_mask"].sum(-1) == 0, torch.nan)
+        if self.args.needs_guided:
+            chunks, score = self.args.steps_per_generation, partial(self._fixed_logps, self.model)
+            logps = guided_token_logps(batch, self.candidates, self._guided_ids, chunks, score)
+            batch["guided_token_logps"] = logps
         sampled = len(batch["rewards"])
         batch = self.start_round(batch, self.accelerator.gather(batch["rewards"]))
         plan = self.plan(batch)
         self._log_metrics({"frac_groups_no_signal": plan.silent[:sampled].float()})
-        return batch | plan.columns(self.scores_all, reference_all=self.kl_weight != 0.0)
+        return batch | self._columns(plan)
+
+    def _columns(self, plan):
+        if plan.reference is not None and not self.args.needs_reference:
+            raise ValueError(
+                f"{type(self).__name__}'s plan reads a reference. Let its configuration's needs_reference say so."
+            )
+        return plan.columns(self.scores_all, self.kl_weight != 0.0, self.args.mean_over == "signal")
 
     def _prepare_inputs(self, generation_batch):
         buffered = self._buffered_inputs
@@ -299,12 +268,11 @@ class GroupTrainer(GRPOTrainer):
         )
         if "counts" in self._buffered_inputs[0]:
             weigh(self._buffered_inputs, together, self.accelerator)
-        for batch in self._buffered_inputs:
-            if "reads_reference" in batch:
-                batch["ref_per_token_logps"] = self._reference_logps(batch)
-            # where one optimizer step trains on the whole round, the old log-probabilities are the new ones
-            if "reads_old" in batch and self.args.gradient_accumulation_steps % self._cycle != 0:
-                batch["old_per_token_logps"] = self._fixed_logps(self.model, batch, "reads_old")
+        self._add_reference_logps()
+        # where one optimizer step trains on the whole round, the old log-probabilities are the new ones
+        if "reads_old" in self._buffered_inputs[0] and self.args.gradient_accumulation_steps % self._cycle != 0:
+            for batch in self._buffered_inputs:
+                batch["old_per_token_logps"] = self._fixed_logps(self.model, batch, batch["reads_old"])
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     @property
@@ -335,7 +303,9 @@ class GroupTrainer(GRPOTrainer):
         )
         if "reads_old" in inputs and "old_per_token_logps" not in inputs:
             inputs = inputs | {"old_per_token_logps": token_logps.detach()}
-        losses, metrics = self.group_loss(token_logps, inputs)
+        weighted_logps, taper_metrics = taper(token_logps, inputs) if self.args.tapered else (token_logps, {})
+        losses, metrics = self.group_loss(weighted_logps, inputs)
+        metrics |= taper_metrics
         # every micro-batch and process holds as many groups, so this is the mean over the optimizer step's groups
         loss = (losses * inputs["weight"]).sum() if "weight" in inputs else losses.mean()
         if self.args.log_entropy:
@@ -376,28 +346,31 @@ class GroupTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL asks in each round, also in evaluation, for ratios that group training has no use for and for reference
-        # log-probabilities, which `_reference_logps` takes where the plan asks for them
+        # log-probabilities, which `_add_reference_logps` takes where the plan asks for them
         return None, None, None
 
-    def _reference_logps(self, batch):
-        """Reference log-probabilities of a micro-batch, `[groups, G, T]`."""
+    def _add_reference_logps(self):
+        """Add the reference's log-probabilities, `[groups, G, T]`, where they are read."""
+        if "reads_reference" not in self._buffered_inputs[0]:
+            return
         model, scope = self.ref_model, nullcontext()
         if model is None:
             model, policy = self.model, self.accelerator.unwrap_model(self.model)
             # an adapter that was handed in has its copy, one that starts at zero is left out
             scope = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
         with scope:
-            return self._fixed_logps(model, batch, "reads_reference")
+            for batch in self._buffered_inputs:
+                batch["ref_per_token_logps"] = self._fixed_logps(model, batch, batch["reads_reference"])
 
     def _fixed_logps(self, model, batch, reads):
         """
-        Log-probabilities that do not change in the round, of the candidates in `batch[reads]`, 0 for others. The
-        model runs what the policy will run, in the same arrangement: half precision rounds by it, and while both are
-        the same they shall not differ.
+        Log-probabilities that do not change in the round, of the candidates in `reads`, 0 for others. The model runs
+        what the policy will run, in the same arrangement: half precision rounds by it, and while both are the same
+        they shall not differ.
         """
         checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), checkpointing:
-            return self._group_logps(model, batch)[0] * batch[reads][..., None]
+            return self._group_logps(model, batch)[0] * reads[..., None]
 
     def log_round_metric(self, name: str, value: float) -> None:
         """Log a training metric that all processes know alike."""
@@ -420,25 +393,14 @@ class GroupTrainer(GRPOTrainer):
         if self._step % self._cycle == 0:
             self.load_round_state(self._round_start)  # the round was sampled for nothing
         self._save_checkpoint(model, trial=None)
-        shown = "\n".join(f"- {query!r}" for query in dict.fromkeys(queries))
-        raise FloatingPointError(
-            f"The loss is not finite at step {self.state.global_step + 1}, for the queries:\n{shown}\nThe weights "
-            f"before this step are in {self.args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}. Lower "
-            "the learning rate, or bound what is pushed down."
-        )
+        raise not_finite(queries, self.state.global_step, self.args.output_dir)
 
     # Checkpoints
 
-    def round_state(self) -> dict:
-        """What a checkpoint keeps of the generation rounds: tensors, numbers, text, lists and dictionaries of them."""
-        return {}
-
-    def load_round_state(self, state: dict) -> None:
-        """Take up what [`round_state`] gave."""
-
     def _run_identity(self) -> dict:
         """What must be the same in a run that is resumed."""
-        candidates = [f"{candidate.kind}: {candidate.guide or candidate.column}" for candidate in self.candidates]
+        taper = ", tapered" if self.args.tapered else ""
+        candidates = [f"{one.kind}: {one.guide or one.column}{taper}" for one in self.candidates]
         return {"method": self._name, "group size": len(candidates), "candidates": candidates}
 
     def _get_train_sampler(self, dataset=None):
@@ -471,12 +433,8 @@ class GroupTrainer(GRPOTrainer):
         if inside_cycle:
             save_buffer(self._buffered_inputs, folder, self.accelerator.process_index)
         if self.args.should_save:
-            state = self.round_state() | {
-                "identity": self._run_identity(),
-                "processes": self.accelerator.num_processes,
-                "inside_cycle": inside_cycle,
-                "step": self._step,
-            }
+            state = self.round_state() | {"identity": self._run_identity(), "inside_cycle": inside_cycle}
+            state |= {"processes": self.accelerator.num_processes, "step": self._step, "beta": self.kl_weight}
             save_state(state, folder)
         super()._save_checkpoint(model, trial)
 
@@ -493,3 +451,8 @@ class GroupTrainer(GRPOTrainer):
             self._step = state["step"]
         if buffer is not None:
             self._buffered_inputs = send_to_device(buffer, self.accelerator.device)
+            if state.get("beta") != self.kl_weight:  # other candidates are scored, or have a reference
+                for batch in self._buffered_inputs:
+                    batch.pop("reads_reference", None)
+                    batch |= self._columns(self.plan(batch))
+                self._add_reference_logps()

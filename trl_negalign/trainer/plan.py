@@ -53,7 +53,9 @@ class Plan:
             scored = scored if read is None else scored | read
         return scored
 
-    def columns(self, score_all: bool, reference_all: bool) -> dict[str, torch.Tensor]:
+    def columns(
+        self, score_all: bool = False, reference_all: bool = False, over_signal: bool = False
+    ) -> dict[str, torch.Tensor]:
         """
         The plan as columns of the batch: `scored`, where they are read `reads_reference` and `reads_old`, all
         `[groups, G]`, and `counts` `[groups]`.
@@ -61,13 +63,20 @@ class Plan:
         Args:
             score_all (`bool`): whether the trainer itself needs every candidate in the forward pass.
             reference_all (`bool`): whether it needs every candidate's reference log-probabilities.
+            over_signal (`bool`): whether the loss is a mean over the groups (or parts of groups) that are not silent.
+
+        Raises:
+            ValueError: on `over_signal` beside the plan's own `counts`.
         """
+        if over_signal and self.counts is not None:
+            raise ValueError("mean_over='signal' means nothing where the plan counts its own terms. Leave it out.")
+        teaching = (~self.silent).float().view(len(self.silent), -1).mean(1)
         everything = torch.ones_like(self.trained)
         columns = {
             "scored": everything if score_all else self.scored,
             "reads_reference": everything if reference_all else self.reference,
             "reads_old": self.old,
-            "counts": self.counts,
+            "counts": teaching if over_signal else self.counts,
         }
         return {name: column for name, column in columns.items() if column is not None}
 
@@ -95,7 +104,9 @@ def weigh(micro_batches: list[dict[str, torch.Tensor]], together: int, accelerat
         accelerator ([`~accelerate.Accelerator`]): of the run.
     """
     counts = torch.stack([batch["counts"].sum().float() for batch in micro_batches]).view(-1, together)
-    totals = accelerator.reduce(counts.sum(1), reduction="sum").clamp(min=1)
-    weights = (together * accelerator.num_processes / totals).repeat_interleave(together)
+    totals = accelerator.reduce(counts.sum(1), reduction="sum")
+    # of a step without any term the mean is 0 in any case
+    weights = together * accelerator.num_processes / totals.masked_fill(totals == 0, 1.0)
+    weights = weights.repeat_interleave(together)
     for batch, weight in zip(micro_batches, weights, strict=True):
         batch["weight"] = weight.expand(len(batch["counts"])).clone()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ...objectives import best_and_worst, has_signal, sequence_logps
+from ...objectives import behind_prefix, best_and_worst, has_signal, sequence_logps, shared_prefixes
 from ...trainer.plan import Plan
 
 
@@ -33,7 +33,7 @@ def ranking_loss(
     −log σ(p_j − p_i − margin) for `"logsigmoid"`. Tied and unscored candidates form no pair.
 
     Args:
-        mean_logps (`torch.Tensor`): p, `[groups, G]`.
+        mean_logps (`torch.Tensor`): p, `[groups, G]`; or `[groups, G, G]`, p_i as it enters the pair of i and j.
         rewards (`torch.Tensor`): r, `[groups, G]`, NaN for a candidate without a score.
         loss_type (`str`): `"hinge"`, `"linear"` or `"logsigmoid"`.
         margin (`float`): nats per token.
@@ -42,7 +42,8 @@ def ranking_loss(
         `torch.Tensor`: `[groups]`.
     """
     pairs = rewards.unsqueeze(2) < rewards.unsqueeze(1)
-    excess = mean_logps.unsqueeze(2) - mean_logps.unsqueeze(1)
+    mean_logps = mean_logps.unsqueeze(2) if mean_logps.dim() == 2 else mean_logps
+    excess = mean_logps - mean_logps.transpose(1, 2)
     if loss_type == "hinge":
         terms = (margin + excess).clamp(min=0)
     elif loss_type == "linear":
@@ -61,6 +62,7 @@ def penalty_loss(
     floor: float | None = None,
     ref_token_logps: torch.Tensor | None = None,
     npo_beta: float = 0.1,
+    counted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     NEAT's penalty on responses (our reconstruction): p(y) for `"logprob"`, the token mean of −log(1 − π_t) for
@@ -74,18 +76,20 @@ def penalty_loss(
             no gradient. The plain log-probability is unbounded below.
         ref_token_logps (`torch.Tensor`, *optional*): `[…, T]` of the reference model, for `"npo"`.
         npo_beta (`float`): NPO's β.
+        counted (`torch.Tensor`, *optional*): `[…, T]`, the tokens that are penalised, if not all are; the token means'
+            divisor stays |y|, and the floor is one for all of p(y).
 
     Returns:
         `torch.Tensor`: `[…]`.
     """
     mean_logps = sequence_logps(token_logps, mask, "mean")
     if penalty_type == "logprob":
-        penalty = mean_logps
+        penalty = sequence_logps(token_logps, mask, "mean", counted)
     elif penalty_type == "unlikelihood":
         # a token of probability 1 would cost infinitely much
-        penalty = sequence_logps(-torch.log((1 - token_logps.exp()).clamp(min=1e-5)), mask, "mean")
+        penalty = sequence_logps(-torch.log((1 - token_logps.exp()).clamp(min=1e-5)), mask, "mean", counted)
     elif penalty_type == "npo":
-        log_ratio = sequence_logps(token_logps - ref_token_logps, mask, "sum")
+        log_ratio = sequence_logps(token_logps - ref_token_logps, mask, "sum", counted)
         penalty = 2 / npo_beta * F.softplus(npo_beta * log_ratio)
     else:
         raise ValueError(f"penalty_type={penalty_type!r} is unknown. Use one of {', '.join(PENALTY_TYPES)}.")
@@ -104,22 +108,24 @@ class NEATParts(NamedTuple):
     pairs: torch.Tensor
 
 
-def neat_parts(rewards: torch.Tensor, ranking_loss_type: str = "hinge") -> NEATParts:
+def neat_parts(rewards: torch.Tensor, ranking_loss_type: str = "hinge", skip_shared_prefix: bool = False) -> NEATParts:
     """
     Which candidates NEAT's parts train: the best one, every one with a better or a worse one beside it, the worst one;
     nobody in a group without two different rewards. The linear ranking counts a candidate up once for each worse one
-    and down once for each better one, so that one with as many of both cancels.
+    and down once for each better one, so that one with as many of both cancels; but not where shared prefixes are left
+    out, which differ from pair to pair.
 
     Args:
         rewards (`torch.Tensor`): `[groups, G]`, NaN for a candidate without a score.
         ranking_loss_type (`str`): see [`ranking_loss`].
+        skip_shared_prefix (`bool`): whether [`neat_loss`] is given `completion_ids`.
     """
     best, worst = one_of_each(rewards)
     signal = has_signal(rewards)[:, None]
     pairs = rewards.unsqueeze(2) < rewards.unsqueeze(1)
     above, below = pairs.sum(1), pairs.sum(2)
     paired = above + below > 0
-    ranked = above != below if ranking_loss_type == "linear" else paired
+    ranked = above != below if ranking_loss_type == "linear" and not skip_shared_prefix else paired
     return NEATParts(best & signal, ranked, worst & signal, paired)
 
 
@@ -139,6 +145,7 @@ def neat_plan(
     penalty_weight: float = 0.1,
     ranking_loss_type: str = "hinge",
     penalty_type: str = "logprob",
+    skip_shared_prefix: bool = False,
 ) -> Plan:
     """
     What [`neat_loss`] with the same options reads: the candidates of the parts that have a weight, and for `"npo"` the
@@ -147,7 +154,7 @@ def neat_plan(
     Args:
         rewards (`torch.Tensor`): `[groups, G]`, NaN for a candidate without a score.
     """
-    parts = neat_parts(rewards, ranking_loss_type)
+    parts = neat_parts(rewards, ranking_loss_type, skip_shared_prefix)
     trained = torch.zeros_like(parts.sft)
     for weight, candidates in (
         (sft_weight, parts.sft),
@@ -186,6 +193,7 @@ def neat_loss(
     penalty_floor: float | None = None,
     ref_token_logps: torch.Tensor | None = None,
     npo_beta: float = 0.1,
+    completion_ids: torch.Tensor | None = None,
 ) -> NEATLoss:
     """
     NEAT's objective (arXiv 2410.12194; the parts are our reconstruction) of each group:
@@ -205,11 +213,24 @@ def neat_loss(
         ranking_loss_type, ranking_margin: see [`ranking_loss`].
         penalty_type, penalty_floor, ref_token_logps, npo_beta: see [`penalty_loss`].
 
+        completion_ids (`torch.Tensor`, *optional*): `[groups, G, T]`. Where they are given, what two candidates share
+            at their beginning is left out of their pair: the ranking takes Σ_{t>c_ij} log π_t(y_i) / |y_i| for p_i,
+            and the penalty on the worst counts the tokens behind what it shares with the best. Identical tokens in an
+            identical context would be pushed up and down at once (GTPO, arXiv 2508.03772, which keeps the positive
+            update of tokens at the same place). The divisor stays the whole |y|, so that the gradient of every other
+            token is what it was.
+
     Returns:
         [`NEATLoss`]: tensors `[groups]`.
     """
-    mean_logps = sequence_logps(token_logps, mask, "mean")
+    mean_logps = ranked_logps = sequence_logps(token_logps, mask, "mean")
     best, worst = best_and_worst(rewards)
+    penalised = None
+    if completion_ids is not None:
+        shared = shared_prefixes(completion_ids, mask)
+        beside = mask.unsqueeze(2)
+        ranked_logps = sequence_logps(token_logps.unsqueeze(2), beside, "mean", behind_prefix(beside, shared))
+        penalised = behind_prefix(_take(mask, worst), _take(_take(shared, worst), best))
     penalty = penalty_loss(
         _take(token_logps, worst),
         _take(mask, worst),
@@ -217,10 +238,11 @@ def neat_loss(
         penalty_floor,
         None if ref_token_logps is None else _take(ref_token_logps, worst),
         npo_beta,
+        penalised,
     )
     signal = has_signal(rewards)
     sft = torch.where(signal, -_take(sequence_logps(token_logps, mask, sft_reduction), best), 0.0)
-    ranking = ranking_loss(mean_logps, rewards, ranking_loss_type, ranking_margin)
+    ranking = ranking_loss(ranked_logps, rewards, ranking_loss_type, ranking_margin)
     penalty = torch.where(signal, penalty, 0.0)
     return NEATLoss(
         loss=sft_weight * sft + ranking_weight * ranking + penalty_weight * penalty,

@@ -66,6 +66,7 @@ class NEATTrainer(GroupTrainer):
             penalty_weight=args.penalty_weight,
             ranking_loss_type=args.ranking_loss_type,
             penalty_type=args.penalty_type,
+            skip_shared_prefix=args.skip_shared_prefix,
         )
 
     def group_loss(self, token_logps, batch):
@@ -84,6 +85,7 @@ class NEATTrainer(GroupTrainer):
             penalty_floor=args.penalty_floor,
             ref_token_logps=batch.get("ref_per_token_logps"),
             npo_beta=args.npo_beta,
+            completion_ids=batch["completion_ids"] if args.skip_shared_prefix else None,
         )
         reads, (best, worst) = neat_parts(rewards, args.ranking_loss_type), one_of_each(rewards)
         accuracy = ranking_accuracy(sequence_logps(token_logps.detach(), mask, "mean"), rewards)

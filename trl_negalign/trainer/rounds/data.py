@@ -25,6 +25,20 @@ def column_names(dataset, name: str) -> list[str]:
     return list(next(iter(dataset), dataset.column_names or []))
 
 
+def check_candidates(candidates: Sequence[Candidate], args: GroupConfig, trainer: str) -> None:
+    """Check what `build_candidates` of a trainer of this name made of its options; a `ValueError` if it cannot be."""
+    if len(candidates) != args.num_generations:
+        raise ValueError(
+            f"num_generations={args.num_generations}, and {trainer}.build_candidates names {len(candidates)} "
+            "candidates. Let it name as many."
+        )
+    if args.tapered and all(candidate.guide is None for candidate in candidates):
+        raise ValueError(
+            f"tapered=True weights what was sampled under a guide, and no candidate of {trainer} is: "
+            f"{[candidate.kind for candidate in candidates]}. Leave it out, or give candidates a guide."
+        )
+
+
 def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guided_in_user_turn: bool = False) -> None:
     """
     Check a dataset before anything expensive happens.
