@@ -1,4 +1,4 @@
-"""Completions of many queries that do not depend on batches or interruptions, kept on disk as they come."""
+"""Completions of many queries that do not depend on batches or interruptions, cached on disk as they come."""
 
 import hashlib
 from collections.abc import Iterator

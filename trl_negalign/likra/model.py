@@ -1,3 +1,5 @@
+"""Likelihood-ratio heads on one base: loading, scoring, saving."""
+
 import json
 import os
 import tempfile

@@ -1,3 +1,5 @@
+"""Training likelihood-ratio heads, one after the other, on one base."""
+
 import copy
 import json
 import math

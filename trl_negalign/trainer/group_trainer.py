@@ -1,11 +1,14 @@
 """
-TRL's online trainer, taught to sample a group under several guides and to train on whole groups. This is the only file
-that touches TRL's underscore methods.
+TRL's online trainer, extended to sample a group under several guides and to train on whole groups. This is the only
+file that touches TRL's underscore methods.
 
 How a batch flows: TRL's sampler repeats each query G times in order, so a row's place in its group is `row % G`. One
 generation call serves all guides; rows whose response comes from the dataset are filled in after it, and every row's
 query becomes the plain one again before TRL scores it. Rows are then packed into groups, so that TRL's shuffle and
-split act on groups and never tear one. In evaluation every candidate is plain: what is measured is what is deployed.
+split act on groups and never tear one, and the method makes its plan of the round. In evaluation every candidate is
+plain: what is measured is what is deployed.
+
+Letters: `G` candidates of a group, `P` tokens of the longest query, `T` of the longest response.
 """
 
 import inspect

@@ -1,3 +1,5 @@
+"""NEAT's options."""
+
 from dataclasses import dataclass, field
 
 from ...groups import split_counts

@@ -1,3 +1,5 @@
+"""NEAT's trainer: its candidates, its plan, its objective and what it logs."""
+
 from ...groups import PLAIN_CANDIDATE, Candidate
 from ...guides import resolve_guide
 from ...objectives import ranking_accuracy, sequence_logps, where_scored

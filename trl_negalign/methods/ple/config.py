@@ -1,3 +1,5 @@
+"""PLE's options."""
+
 from dataclasses import dataclass, field
 
 from ...guides import resolve_guide

@@ -1,3 +1,5 @@
+"""PLE's trainer: its candidates, its threshold, replay, its plan, its objective and what it logs."""
+
 import torch
 from accelerate.utils import gather_object
 

@@ -1,6 +1,6 @@
 """
-Checkpoints: which can be resumed, only whole ones of the same run, whenever it was killed; and what of a generation
-round is kept in them.
+Checkpoints: which of them can be resumed (whole ones of the same run, whenever it was killed), and what of a
+generation round is saved in them.
 """
 
 import os

@@ -1,11 +1,23 @@
 """
-Attention over packed groups without what their mask hides.
+Attention over packed groups that skips what their mask hides.
 
-In a row `query | candidate 1 | candidate 2 | ...` a mask of the whole square hides most of it: no candidate sees
-another. Here the query's tokens attend among themselves, causally, and each candidate's tokens to the query and to
-their own, which are copied together into a batch of candidates, group by group. With a query of P tokens and G
-candidates of T tokens that is P²/2 + G * T * (P + T) pairs of tokens instead of (P + G * T)². The mask has T * (P + T)
-numbers, and all candidates of the group, all heads and all layers share it.
+A packed row holds a query x and behind it every candidate, here a and b. Who attends (rows) to whom (columns):
+
+            x  x  x | a  a | b  b
+        x   ■       |      |         1. the query to itself, causally: one call for all groups
+        x   ■  ■    |      |
+        x   ■  ■  ■ |      |
+        ------------+------+------
+        a   ■  ■  ■ | ■    |         2. each candidate to the query and to itself: one call a group, its candidates
+        a   ■  ■  ■ | ■  ■ |            as a batch, each with a copy of the query's keys and values
+        ------------+------+------
+        b   ■  ■  ■ |      | ■
+        b   ■  ■  ■ |      | ■  ■
+
+The empty blocks, no candidate sees another, are most of the square and are never computed. Letters: `P` tokens of the
+query, `G` candidates, `T` tokens of a candidate, `L` columns of a packed row. Pairs of tokens that are computed:
+P²/2 + G * T * (P + T), instead of (P + G * T)². The mask of 2. has T * (P + T) numbers, and all candidates of the
+group, all heads and all layers share it.
 
 transformers has one function for SDPA, and every model looks it up by the name "sdpa" in each layer. Ours takes its
 place and hands everything to it but packed rows, which bring their [`PackedGroups`] along as an argument of the

@@ -1,6 +1,9 @@
 """
-What of a micro-batch goes through the model, and in which order: only candidates that teach, without the padding that
-none of them needs, and groups of like length in one micro-batch. Tensors only, no TRL.
+What of a micro-batch goes through the model, and in which order: only the candidates that are scored, without the
+padding that none of them needs, and groups of like length in one micro-batch. Tensors only, no TRL.
+
+Letters: `G` candidates of a group, `P` and `T` columns of queries and completions; `S` groups of a micro-batch that
+have a scored candidate, and P' and T' the columns that those need.
 """
 
 from collections.abc import Callable
@@ -21,12 +24,12 @@ class Selection:
     group's size; a candidate that is left out has a mask of zeros.
 
     Args:
-        prompt_ids (`torch.Tensor`): `[kept, P']`, padded on the left.
-        prompt_mask (`torch.Tensor`): `[kept, P']`.
-        completion_ids (`torch.Tensor`): `[kept, G, T']`, padded on the right.
-        completion_mask (`torch.Tensor`): `[kept, G, T']`.
-        groups (`torch.Tensor`): `[kept]`, which groups of the micro-batch these are.
-        rows (`torch.Tensor`): indices into the `kept * G` candidates of those that go through, at least one.
+        prompt_ids (`torch.Tensor`): `[S, P']`, padded on the left.
+        prompt_mask (`torch.Tensor`): `[S, P']`.
+        completion_ids (`torch.Tensor`): `[S, G, T']`, padded on the right.
+        completion_mask (`torch.Tensor`): `[S, G, T']`.
+        groups (`torch.Tensor`): `[S]`, which groups of the micro-batch these are.
+        rows (`torch.Tensor`): indices into the `S * G` candidates of those that go through, at least one.
         shape (`torch.Size`): groups, G and T of the whole micro-batch.
     """
 
@@ -54,12 +57,12 @@ class Selection:
         return torch.cat([self.prompt_ids[group], ids], dim=1), torch.cat([self.prompt_mask[group], mask], dim=1)
 
     def from_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """`[rows, T']` of separate sequences back in their groups, `[kept, G, T']`, 0 for who was left out."""
+        """`[rows, T']` of separate sequences in their groups, `[S, G, T']`, 0 for a candidate that was left out."""
         places = values.new_zeros(self.completion_mask.shape).flatten(0, 1)
         return places.index_copy(0, self.rows, values).view(self.completion_mask.shape)
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
-        """`[kept, G, T']` as `[groups, G, T]` of the whole micro-batch, 0 for who was left out."""
+        """`[S, G, T']` as `[groups, G, T]` of the whole micro-batch, 0 for a candidate that was left out."""
         values = F.pad(values, (0, self.shape[2] - self.length))  # or cut, where they were padded beyond it
         return values.new_zeros(self.shape).index_copy(0, self.groups, values)
 

@@ -1,7 +1,8 @@
 """
 A whole group through the model as one sequence: the query once, then every candidate.
 
-Scored one by one, a group of G candidates runs the same query G times. Here a row holds
+Letters: `G` candidates of a group, `P` tokens of the longest query, `T` of the longest response, `L` columns of a
+packed row. Scored one by one, a group runs the same query G times. Here a row holds
 
     x without its last token | last token of x, y_1 without its last token | last token of x, y_2 without ... | ...
 
