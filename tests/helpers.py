@@ -10,7 +10,8 @@ from datasets import Dataset
 from packaging.version import Version
 from peft import LoraConfig
 
-from trl_negalign import NEATConfig, NEATTrainer, PLEConfig, PLETrainer
+from trl_negalign import NEATConfig, PLEConfig
+from trl_negalign.methods.table import GROUP_METHODS, classes
 
 
 needs_activated_lora = pytest.mark.skipif(
@@ -26,7 +27,8 @@ GUIDES = {
     NEATConfig: {"positive_prompt": "Answer kindly.", "negative_prompt": "Answer rudely."},
     PLEConfig: {"principle_prompt": "Follow the principle."},
 }
-METHODS = {"neat": (NEATTrainer, NEATConfig), "ple": (PLETrainer, PLEConfig)}
+# trainer and configuration by command, without the settings of another method
+METHODS = {method.command: classes(method) for method in GROUP_METHODS if method.prefix == method.command}
 
 # Qwen3's family: the generation prompt opens reasoning unless it is turned off, and the template closes it
 CLOSING = (
@@ -105,7 +107,7 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    options |= GUIDES[config_class] | kwargs
+    options |= GUIDES.get(config_class, {}) | kwargs
     if options.get("share_prompts") and not SHARES:
         pytest.skip("this TRL has no fused head, and without one nothing is shared")
     return trainer_class(

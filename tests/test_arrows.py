@@ -1,6 +1,7 @@
 """Imports point one way: scripts → reports, evaluation, monitoring → methods → trainer → objectives, groups, …"""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,9 @@ def test_sizes():
         lines = (PACKAGE / path).read_text(encoding="utf-8").count("\n")
         limit = 150 if path.parts[0] == "methods" and path.name == "trainer.py" else 500
         assert lines <= limit, f"{path} has {lines} lines"
+
+
+def test_every_room_is_packaged():
+    packages = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = {".".join(path.parent.parts) for path in FILES if path.name == "__init__.py"}
+    assert {f"trl_negalign.{room}" if room else "trl_negalign" for room in rooms} <= set(packages)

@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 
-import trl_negalign
 from tests.helpers import GUIDES
-from trl_negalign.methods.table import GROUP_METHODS
+from trl_negalign.methods.table import GROUP_METHODS, classes
 from trl_negalign.trainer.plan import Plan
 
 
@@ -56,8 +55,8 @@ CASES = [(method, options) for method in GROUP_METHODS for options in OPTIONS[me
 
 def make_trainer(method, options):
     """A trainer without a model: what plans and objectives read of it is its configuration."""
-    config_class = getattr(trl_negalign, method.config)
-    trainer = object.__new__(getattr(trl_negalign, method.trainer))
+    trainer_class, config_class = classes(method)
+    trainer = object.__new__(trainer_class)
     common = {"use_cpu": True, "bf16": False, "num_generations": 4, "per_device_train_batch_size": 4}
     trainer.args = config_class("out", **common | GUIDES.get(config_class, {}) | options)
     return trainer

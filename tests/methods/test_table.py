@@ -7,7 +7,7 @@ import pytest
 
 import trl_negalign
 from trl_negalign import cli
-from trl_negalign.methods.table import GROUP_METHODS, METHODS, PREFIXES, find, metric_name, metric_pattern
+from trl_negalign.methods.table import GROUP_METHODS, METHODS, PREFIXES, classes, find, metric_name, metric_pattern
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -15,17 +15,17 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_its_names_are_public_and_its_command_is_there(method):
-    assert getattr(trl_negalign, method.trainer).__name__ == method.trainer
-    assert getattr(trl_negalign, method.config).__name__ == method.config
+    assert [found.__name__ for found in classes(method)] == [method.trainer, method.config]
+    assert {method.trainer, method.config} <= set(trl_negalign.__all__)
     assert cli.COMMANDS[method.command] == method.says
     assert re.fullmatch(r"\d{4}\.\d{5}", method.arxiv) and method.title in method.citation
 
 
 @pytest.mark.parametrize("method", GROUP_METHODS, ids=lambda method: method.name)
 def test_its_configuration_says_whose_it_is(method):
-    config = getattr(trl_negalign, method.config)
-    assert config.method is method
-    assert issubclass(config, getattr(trl_negalign, method.trainer).config_class)
+    trainer_class, config_class = classes(method)
+    assert config_class.method is method
+    assert issubclass(config_class, trainer_class.config_class)
 
 
 def test_what_is_found():

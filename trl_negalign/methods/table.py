@@ -4,6 +4,7 @@ package by its line here and its names in `trl_negalign/__init__.py`. Importing 
 """
 
 import textwrap
+from importlib import import_module
 
 from ..trainer.method import Method
 
@@ -106,6 +107,12 @@ def find(name: str) -> Method | None:
         if name in (method.name, method.command, method.config, method.trainer):
             return method
     return None
+
+
+def classes(method: Method) -> tuple[type, type]:
+    """A method's trainer and its configuration."""
+    package = import_module(__name__.partition(".")[0])
+    return getattr(package, method.trainer), getattr(package, method.config)
 
 
 def metric_pattern(names: str) -> str:

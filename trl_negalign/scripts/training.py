@@ -14,9 +14,7 @@ from trl import (
     get_quantization_config,
 )
 
-import trl_negalign
-
-from ..methods.table import GROUP_METHODS
+from ..methods.table import GROUP_METHODS, classes
 from ..monitoring.watch import WatchCallback
 from ..phase import run_command
 from ..reports.run_config import write_run_config
@@ -87,7 +85,7 @@ def run(options: list[str], launched: bool = False) -> int:
     """
     command, *options = options
     method = next(method for method in GROUP_METHODS if method.command == command)
-    trainer_class, config_class = getattr(trl_negalign, method.trainer), getattr(trl_negalign, method.config)
+    trainer_class, config_class = classes(method)
     parser = CommandParser(
         (config_class, TrainingScriptArguments, ModelConfig, DatasetMixtureConfig),
         prog=f"negalign {command}",

@@ -1,4 +1,4 @@
-"""Replay: old groups that are trained on again, stored without padding in a few tensors, drawn and put behind fresh ones."""
+"""Replay: old groups that are trained on again, stored without padding and put behind fresh ones."""
 
 import torch
 
