@@ -8,7 +8,7 @@ from ...guides import resolve_guide
 from ...objectives import sequence_logps, where_scored
 from ...trainer.group_trainer import GroupTrainer
 from ...trainer.plan import Plan
-from ...trainer.rounds.replay import ReplayStore, pack
+from ...trainer.rounds.replay import ReplayStore, own_share, pack
 from . import schedules
 from .config import PLEConfig
 from .objective import ple_loss, ple_trained
@@ -66,15 +66,9 @@ class PLETrainer(GroupTrainer):
             generation_round (`int`): t, counted from 0.
             gaps (`torch.Tensor`): s' − s of the round's pairs over all processes, NaN where a score is missing.
         """
-        args = self.args
-        return schedules.threshold(
-            args.threshold_schedule,
-            generation_round,
-            args.threshold_init,
-            args.threshold_decay,
-            self.total_rounds,
-            gaps,
-        )
+        args, rounds = self.args, self.total_rounds
+        settings = args.threshold_schedule, generation_round, args.threshold_init, args.threshold_decay, rounds
+        return schedules.threshold(*settings, gaps)
 
     def start_round(self, batch, rewards):
         pairs = pack_pairs(rewards)
@@ -92,11 +86,8 @@ class PLETrainer(GroupTrainer):
             old = torch.arange(len(store))
         else:
             old = store.draw(args.replay * len(batch["rewards"]) * processes, args.seed + self.generation_round)
-        # every micro-batch of every process gets as many
-        share = len(old) // processes // args.steps_per_generation * args.steps_per_generation
-        own = old[self.accelerator.process_index * share :][:share]
         self.replay_store = store.extended(gather_object([pack(batch)]))
-        return store.join(batch, own)
+        return store.join(batch, own_share(old, self.accelerator, args.steps_per_generation))
 
     def round_state(self):
         return {"replay_store": self.replay_store.blocks}

@@ -1,6 +1,7 @@
 """Replay: old groups that are trained on again, stored without padding and put behind fresh ones."""
 
 import torch
+from accelerate import Accelerator
 
 from ...groups import pad_and_stack
 
@@ -53,6 +54,12 @@ def _spread(flat: torch.Tensor, at: torch.Tensor, mask: torch.Tensor) -> torch.T
     values = flat.new_zeros(mask.shape)
     values[mask] = flat[at[mask]]
     return values
+
+
+def own_share(groups: torch.Tensor, accelerator: Accelerator, micro_batches: int) -> torch.Tensor:
+    """This process's part of the groups' numbers: every micro-batch of every process gets as many."""
+    share = len(groups) // accelerator.num_processes // micro_batches * micro_batches
+    return groups[accelerator.process_index * share :][:share]
 
 
 class ReplayStore:
