@@ -115,8 +115,9 @@ def test_what_was_left_out_is_not_logged(method, options):
     trainer, batch = make_trainer(method, options), make_batch()
     plan = trainer.plan(batch)
     batch |= plan.columns()
-    if plan.reference is not None:
-        batch["ref_per_token_logps"] = torch.full_like(batch["completion_mask"], -1.0)
+    for name, mask in {"ref_per_token_logps": plan.reference, "old_per_token_logps": plan.old}.items():
+        if mask is not None:
+            batch[name] = torch.full_like(batch["completion_mask"], -1.0) * mask[..., None]
     logps = -torch.rand(batch["completion_mask"].shape, generator=torch.Generator().manual_seed(0)) * 3
     _, metrics = trainer.group_loss(logps, batch)
     _, others = trainer.group_loss(torch.where(batch["scored"][..., None], logps, -7.0), batch)
