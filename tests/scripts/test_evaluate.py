@@ -1,6 +1,7 @@
 """`negalign evaluate`: models and flags in, a table out; bad input is one line."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -212,6 +213,8 @@ def test_the_packaged_model_by_name():
         (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', "queries.jsonl, line 2 is no UTF-8 text"),
         (b'{"prompt": "a"}\n{"prompt": null}\n', "queries.jsonl, test, row 1: prompt is null"),
         (b'{"prompt": null}\n{"prompt": "a"}\n', "queries.jsonl, test, row 0: prompt is null"),
+        (b'{"prompt": 5}\n{"prompt": 6}\n', "queries.jsonl, test, row 0: prompt is no list of messages"),
+        (b'{"prompt": "a"}\n{"prompt": "b\n', "queries.jsonl, line 2: Invalid control character at column 14"),
     ],
 )
 def test_a_file_of_data_with_a_fault(content, message, saved_model, capsys):
@@ -233,6 +236,40 @@ def test_overwrite_replaces_results_and_nothing_else(saved_model, capsys):
     assert evaluate(*command, "--out", ".", "--overwrite") == 2
     assert "holds the dataset 'prompts.jsonl'" in capsys.readouterr().err
     assert Path("user/table.md").read_text() == "mine"
+
+
+def test_an_interrupted_evaluation_can_be_overwritten(saved_model, monkeypatch):
+    """Its manifest comes before its first file, and names what a write that was cut off leaves."""
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--metrics", "length", "--out", "out")
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("trl_negalign.evaluation.evaluate.model_results", stop)
+        evaluate(*command)
+    assert list(Path("out/kept").rglob("*.parquet")) and not Path("out/results.json").exists()
+    Path("out/completions.parquet.0123abcd.unfinished").write_bytes(b"PAR1")
+    assert evaluate(*command, "--overwrite") == 0
+
+
+def test_the_kl_reference_s_folder_is_not_written_to(saved_model, tmp_path, capsys):
+    own = shutil.copytree(saved_model, tmp_path / "own")
+    options = ("--model", f"m={saved_model}", "--data", "prompts.jsonl", *QUICK, "--metrics", "kl")
+    assert evaluate(*options, "--kl_reference", own, "--out", own) == 2
+    assert f"is the model {str(own)!r}" in capsys.readouterr().err
+    assert not list(own.glob("*.parquet"))
+
+
+def test_a_cut_off_table_is_named_in_one_line(saved_model, capsys):
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--metrics", "length")
+    for name in ("one", "two"):
+        assert evaluate(*command, "--out", name) == 0
+    Path("one/completions.parquet").write_bytes(b"PAR1")
+    assert evaluate("--compare", "one", "two", "--out", "both") == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "one/completions.parquet" in error.splitlines()[-1]
+    assert not Path("both").exists()
 
 
 def test_an_error_in_the_work_keeps_its_traceback_and_no_secret_is_written(saved_model, capsys, monkeypatch):

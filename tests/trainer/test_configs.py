@@ -1,6 +1,7 @@
 """Bad input: one clear error that names the field and the remedy, before a model is loaded."""
 
 import pytest
+from datasets import Dataset
 from trl import GRPOConfig, TrlParser
 
 from tests.helpers import METHODS, build, dataset
@@ -189,6 +190,11 @@ class TestDatasets:
     def test_empty_query(self, method, tmp_path, empty):
         data = dataset().map(lambda row, i: {"prompt": empty if i == 5 else row["prompt"]}, with_indices=True)
         with pytest.raises(ValueError, match=r"train_dataset\[5\]\['prompt'\] is empty"):
+            self.build(method, tmp_path, data)
+
+    def test_a_query_that_is_a_number(self, method, tmp_path):
+        data = Dataset.from_dict({"prompt": list(range(16))})
+        with pytest.raises(ValueError, match=r"train_dataset\[0\]\['prompt'\] is 0, and must be a text or messages"):
             self.build(method, tmp_path, data)
 
     def test_images(self, method, tmp_path):

@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.trainer import utils
 
 from tests.conftest import save
-from tests.helpers import METHODS, build, dataset, is_scoring, letter_reward
+from tests.helpers import LOSS_ERROR, METHODS, SHARES, build, dataset, is_scoring, letter_reward, needs_fused_head
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
 
@@ -86,6 +86,7 @@ def test_one_pass_a_micro_batch(method, options, model, tokenizer, tmp_path):
 
 
 @ALL
+@needs_fused_head
 def test_one_pass_more_for_the_kl_term(method, model, tokenizer, tmp_path):
     passes = scored(model, [])
     lora = LoraConfig(r=4, task_type="CAUSAL_LM")
@@ -149,6 +150,8 @@ def saved_bf16(model, tokenizer, tmp_path):
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("options", [{}, {"sft_weight": 0.0, "ranking_weight": 0.0}, {"beta": 0.1}])
 def test_the_policy_starts_at_its_reference(options, share, reference, saved_bf16, tokenizer, tmp_path, monkeypatch):
+    if not SHARES and reference != "adapter left out":
+        pytest.skip("TRL before its fused head rounds another model's log-probabilities in another way")
     """ℓ − ℓ_ref is 0 in bf16 too, to the last bit, for every token of the first optimizer step."""
     model = AutoModelForCausalLM.from_pretrained(saved_bf16, dtype=torch.bfloat16)
     lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=reference == "adapter left out")
@@ -195,6 +198,7 @@ def test_no_pass_in_evaluation(method, model, tokenizer, tmp_path):
 
 
 @ALL
+@needs_fused_head
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("log_entropy", [False, True])
 def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer, tmp_path):
@@ -211,6 +215,7 @@ def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer
     assert ("entropy" in trainer.state.log_history[0]) == log_entropy
 
 
+@needs_fused_head
 def test_with_sharing_off_nothing_is_patched(model, tokenizer, tmp_path, monkeypatch):
     """Neither transformers' attention and its `generate` nor the head that TRL has put on the model."""
     AttentionInterface.register("sdpa", sdpa_attention_forward)
@@ -338,7 +343,7 @@ def test_nothing_else_is_learnt(method, options, reward, share, make_model, toke
     assert (distance(trained, weights(make_model())) > 1e-4) == (not reward.startswith("all"))
     assert tokens < all_tokens
     for entry, expected_entry in zip(log[:2], expected_log[:2], strict=True):
-        for name in ("loss", "grad_norm"):
+        for name in {"loss", "grad_norm"} & entry.keys():  # the norm is logged by some releases only
             assert entry[name] == pytest.approx(expected_entry[name], rel=2e-6, abs=2e-6)
 
 
@@ -351,7 +356,7 @@ def test_raft_runs_the_best_alone(share, model, tokenizer, tmp_path):
     [(ids, _, _)] = passes
     assert_rows(ids, [max(rows[i : i + 4], key=lambda row: row[2]) for i in (0, 4)], tokenizer, False)
     log = trainer.state.log_history[0]
-    assert log["neat/loss_sft"] == pytest.approx(log["loss"], abs=1e-6) and log["neat/logp_best"] < 0
+    assert log["neat/loss_sft"] == pytest.approx(log["loss"], abs=LOSS_ERROR) and log["neat/logp_best"] < 0
     for name in ("loss_ranking", "loss_penalty", "ranking_accuracy", "logp_worst"):
         assert log[f"neat/{name}"] is None, name
 

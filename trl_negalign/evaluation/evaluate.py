@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedTokenizerBase
 
+from .. import folders
 from ..fingerprints import PARTS, digest
 from ..masking import masked
 from ..phase import begin_work
@@ -133,7 +134,7 @@ def evaluate(
         judge_scorer.probe(queries, completion)  # a judge reads references too, which have no tokens of a policy
     for name, scorer in every_scorer.items():
         refuse_changed(out, earlier, "rewards", name, scorer.identity)
-    out.mkdir(parents=True, exist_ok=True)
+    folders.start(out, "evaluation")
     if isinstance(judge, ChatJudge) and "win_rate" in metrics:
         judge.check()
 

@@ -141,7 +141,9 @@ def _check(place: str, column: str, value, like) -> None:
     if isinstance(value, str) or isinstance(like, str):
         raise ValueError(f"{place}: {column} is of another format than the first prompt. Use one: text or messages.")
     messages = value or [None]
-    if not all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in messages):
+    if not isinstance(value, list) or not all(
+        isinstance(message, dict) and isinstance(message.get("content"), str) for message in messages
+    ):
         raise ValueError(f"{place}: {column} is no list of messages with a role and a text as content.")
 
 

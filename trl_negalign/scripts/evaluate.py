@@ -81,14 +81,15 @@ def main(args: EvaluateArguments, lists: Namespace) -> None:
     if not (lists.model or lists.compare):
         raise ValueError("--model is missing. Name one or more models, or earlier results with --compare.")
     check_folders([*([out] if lists.model else []), *(read_results(path)[1] for path in lists.compare)])
-    models = [part for text in lists.model for part in (text, *text.split("=", 1)[-1].split("+"))]
+    named = [*lists.model, args.kl_reference or ""]
+    models = [part for text in named for part in (text, *text.split("=", 1)[-1].split("+"))]
     inputs = {"model": models, "reward": [*lists.reward, args.judge], "dataset": [args.data]}
     folders.check_target("--out", out, "evaluation", inputs, args.overwrite)
     if lists.model:
         run_evaluation(args, lists, out)
+    joined = join([*([out] if lists.model else []), *lists.compare])
     phase.begin_work()
     folders.start(out, "evaluation")
-    joined = join([*([out] if lists.model else []), *lists.compare])
     table = comparison_table(joined)
     write_whole(out / "table.md", table)
     if lists.compare:
@@ -109,7 +110,6 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
 
     if args.data is None:
         raise ValueError("--data is missing. Name a dataset with a column `prompt`.")
-    sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.sampling_seed)
     small = {SMALL_MODEL: lambda: load_policy(None)}
     models = [parse_policy(text, small) for text in lists.model]
     judge = make_judge(args, out / "judge.sqlite")
@@ -127,7 +127,7 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
         judge=judge,
         kl_reference=args.kl_reference and parse_policy(args.kl_reference, small),
         against_reference=args.against_reference,
-        sampling=sampling,
+        sampling=Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.sampling_seed),
         max_query_tokens=args.max_query_tokens,
         batch_size=args.batch_size,
         dtype=args.dtype,

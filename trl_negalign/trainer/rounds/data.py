@@ -1,6 +1,7 @@
 """The dataset's side of a group: whether its columns can be used, and where its responses are filled in."""
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -134,6 +135,8 @@ def check_chat_template(
 
 
 def _check_prompt(prompt: Prompt, place: str, guided_in_user_turn: bool) -> None:
+    if not isinstance(prompt, (str, list, NoneType)):
+        raise ValueError(f"{place} is {prompt!r}, and must be a text or messages. Convert such rows.")
     if not text_of(prompt).strip():
         raise ValueError(f"{place} is empty: {prompt!r}. Drop such rows, e.g. with dataset.filter.")
     if guided_in_user_turn and not isinstance(prompt, str) and all(message["role"] != "user" for message in prompt):
