@@ -20,6 +20,7 @@ COMMANDS = {
     "ple": "train with PLE",
     "raft": "train with RAFT, best-of-n imitation, as a setting of NEAT",
     "rrhf": "train with RRHF, ranking and imitation, as a setting of NEAT",
+    "guides": "measure guides before training: what they do, how far they lead, which group to train on",
     "evaluate": "compare models: perplexity, reward, BLEU, win rate, diversity, length",
     "report": "one page about a training: curves, samples, settings and warnings",
     "likra": "train and score likelihood-ratio heads of right and wrong answers",

@@ -80,6 +80,7 @@ PATTERNS = {
         *("judge.sqlite", "judge.sqlite-*", "kept/*/*.parquet", "kept/*/*.unfinished"),
         *(f"{name}.*.unfinished" for name in ("results.json", "completions.parquet", "judgements.parquet")),
     ),
+    "guides": ("guides.json", "guides.html", "samples.parquet", "kept/*/*.parquet", "kept/*/*.unfinished"),
 }
 # the file, and keys in it, by which a folder without a manifest is known: an older version's, or one from Python
 MARKS = {
@@ -88,6 +89,7 @@ MARKS = {
     "likra": ("settings.json", ("base_digest", "template", "examples")),
     "data": ("counts.json", ("task", "sources", "written")),
     "evaluation": ("results.json", ("settings", "data", "models", "environment")),
+    "guides": ("guides.json", ("settings", "data", "guides", "environment")),
 }
 COMMANDS = {
     "training": "a training command",
@@ -95,6 +97,7 @@ COMMANDS = {
     "likra": "`negalign likra`",
     "data": "`negalign data`",
     "evaluation": "`negalign evaluate`",
+    "guides": "`negalign guides`",
 }
 
 
