@@ -1,7 +1,5 @@
 """Queries asked plain and under guides: how guides are read, what is sampled, and how far it lies from plain."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from tests.evaluation.guided_policy import queries
 from trl_negalign.borders import query_ids
 from trl_negalign.evaluation.generation import Sampling
 from trl_negalign.evaluation.guided import (
-    Condition,
     Guide,
     add_distances,
     add_rewards,
@@ -94,19 +91,23 @@ def test_samples_are_those_of_the_guided_query_and_kept(model, tokenizer, tmp_pa
     assert again.equals(found)
 
 
-def test_one_guide_in_two_places_has_the_same_random_numbers_and_two_guides_have_others(model, tokenizer, tmp_path):
-    text = "Answer kindly."
-    same = [
-        Condition("positive", "user", text),
-        Condition("positive", "both", text),
-        Condition("negative", "user", text),
-    ]
-    asked = queries(4)
-    monkey = [Condition(one.kind, one.placement and "user", one.text) for one in same]
-    first, second, third = (
-        sample(model, tokenizer, asked, [one], tmp_path / str(i))["token_ids"].tolist() for i, one in enumerate(monkey)
+def test_each_kind_has_its_own_random_numbers_and_a_guide_the_same_in_two_places(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    drawn = []
+
+    def generate_batch(model, tokenizer, ids, rows, sampling):
+        drawn.extend(rows)
+        return [[1]] * len(ids), [True] * len(ids)
+
+    monkeypatch.setattr("trl_negalign.evaluation.generation.generate_batch", generate_batch)
+    conditions = make_conditions(GUIDES, ["user", "both"], True)
+    sample(model, tokenizer, queries(2), conditions, tmp_path, samples=2)
+    plain, positive, negative = (
+        [f"{query}{kind}{sample}" for query in (0, 1) for sample in ("", " 1")]
+        for kind in ("", " positive", " negative")
     )
-    assert first == second != third
+    assert sorted(drawn) == sorted(plain + 2 * positive + 2 * negative)
 
 
 def test_the_distance_is_that_of_one_sequence_at_a_time(model, tokenizer, tmp_path):
@@ -175,9 +176,3 @@ def test_a_conversation_without_a_user_takes_no_guide_there(tokenizer):
     asked.prompts[3] = [{"role": "system", "content": "x"}]
     with pytest.raises(ValueError, match="guide_placement='user' needs a user message"):
         fitting_queries(asked, make_conditions(GUIDES, ["user"], True), {"m": (tokenizer, None)}, 10)
-
-
-def test_nothing_is_written_beside_the_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    parse_guides(["positive=Be kind."])
-    assert not list(Path().iterdir())

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import __version__
 from ..evaluation.guide_advice import AGAINST, WORKS
-from .page import cut, page_template, write_page
+from .page import cut, page_template, visible, write_page
 from .samples import as_text
 
 
@@ -19,16 +19,19 @@ COLUMNS = (
     ("reward", "reward", 3, False),
     ("− plain", "difference", 3, True),
     ("d", "effect", 2, True),
-    ("beats plain", "wins", 2, False),
+    ("wins", "wins", 2, False),
     ("ties", "ties", 2, False),
     ("nats/token", "distance", 2, False),
     ("tokens", "tokens", 1, False),
     ("cut off", "truncated", 2, False),
     ("repeats", "repeated", 3, False),
-    ("copies guide", "copied", 3, False),
+    ("copies", "copied", 3, False),
     ("(plain)", "copied_by_plain", 3, False),
 )
-PAGE_ONLY = ("ties", "truncated", "copied_by_plain")
+GROUP_HEADER = ["group", "placement", "best − worst", "− that of plain", "rewards differ", "best − plain mean"]
+GROUP_HEADER += ["nats/token", ""]
+# of the columns, those that a terminal has no room for
+PAGE_ONLY = ("ties", "truncated", "copied_by_plain", "− that of plain", "best − plain mean")
 # of the tables in a terminal that is narrower, or none
 WIDTH = 120
 PLAIN_KEYS = ("reward", "tokens", "truncated", "repeated")
@@ -66,10 +69,6 @@ def group_rows(results: dict) -> list[list[str]]:
     return rows
 
 
-GROUP_HEADER = ["group", "placement", "best − worst", "− that of plain", "rewards differ", "best − plain mean"]
-GROUP_HEADER += ["nats/token", ""]
-
-
 def print_guides(results: dict) -> None:
     """The tables, the verdicts and the lines to paste, in the terminal; the page has more columns and intervals."""
     from rich.console import Console
@@ -79,12 +78,15 @@ def print_guides(results: dict) -> None:
     console = Console(soft_wrap=True)
     console.width = max(console.width, WIDTH)
 
+    def text(value: str) -> Text:
+        return Text(visible(value))  # neither markup nor a terminal's codes
+
     def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        table = Table(title=title, title_justify="left")
+        table = Table(title=text(title), title_justify="left")
         for place, name in enumerate(header):
             table.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
         for row in rows:
-            table.add_row(*map(Text, row))  # a text is no markup
+            table.add_row(*map(text, row))
         console.print(table)
 
     data, settings = results["data"], results["settings"]
@@ -101,11 +103,13 @@ def print_guides(results: dict) -> None:
         gaps = [[place, number(gap, 3, True)] for place, gap in results["gaps"].items()]
         show("positive − negative, paired by query", ["placement", "reward"], gaps)
     if results["groups"]:
-        show(f"groups of {settings['group_size']}", GROUP_HEADER, group_rows(results))
+        columns = [GROUP_HEADER.index(name) for name in GROUP_HEADER if name not in PAGE_ONLY]
+        rows = [[row[place] for place in columns] for row in group_rows(results)]
+        show(f"groups of {settings['group_size']}", [GROUP_HEADER[place] for place in columns], rows)
     for note in results["notes"]:
-        console.print(Text(f"- {note}"))
+        console.print(text(f"- {note}"))
     for lines in results["recommendation"].values():
-        console.print(Text(f"\n{lines['yaml']}"))
+        console.print(text(f"\n{lines['yaml']}"))
 
 
 def write_guides_page(
