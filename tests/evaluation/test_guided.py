@@ -1,9 +1,12 @@
 """Queries asked plain and under guides: how guides are read, what is sampled, and how far it lies from plain."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.evaluation.guided_policy import queries
+from tests.helpers import with_template
 from trl_negalign.borders import query_ids
 from trl_negalign.evaluation.generation import Sampling
 from trl_negalign.evaluation.guided import (
@@ -63,7 +66,7 @@ def test_conditions_are_plain_and_each_guide_in_each_place():
     assert found == [("plain", None)] + [(kind, at) for kind in ("positive", "negative") for at in ("user", "both")]
     found = make_conditions(GUIDES, ["user", "system"], conversational=False)
     assert [(one.kind, one.placement) for one in found[1:]] == [("positive", "prefix"), ("negative", "prefix")]
-    assert found[1].prompts(queries(1, conversational=False)) == ["Answer kindly.\n\nquestion number 0"]
+    assert found[1].ask(queries(1, conversational=False)).prompts == ["Answer kindly.\n\nquestion number 0"]
     with pytest.raises(ValueError, match=r"placements \['top'\] must be out of user"):
         make_conditions(GUIDES, ["top"], True)
 
@@ -152,7 +155,7 @@ def test_queries_that_fit_under_every_guide(tokenizer):
     asked = queries(12)
     long = Guide("positive", "word " * 60)
     conditions = make_conditions([long], ["user"], True)
-    plain, guided = (len(query_ids(tokenizer, one.prompts(asked)[0])) for one in conditions)
+    plain, guided = (len(one.ask(asked).query_ids(tokenizer)[0]) for one in conditions)
     fits = fitting_queries(asked, conditions, {"m": (tokenizer, guided + 20)}, 10)
     assert fits.rows == asked.rows and fits.prompts == asked.prompts
     with pytest.raises(ValueError, match="No query is left"):
@@ -176,3 +179,16 @@ def test_a_conversation_without_a_user_takes_no_guide_there(tokenizer):
     asked.prompts[3] = [{"role": "system", "content": "x"}]
     with pytest.raises(ValueError, match="guide_placement='user' needs a user message"):
         fitting_queries(asked, make_conditions(GUIDES, ["user"], True), {"m": (tokenizer, None)}, 10)
+
+
+def test_options_of_the_chat_template_reach_samples_and_distances(model, tokenizer, tmp_path):
+    template = tokenizer.chat_template.replace("assistant\n' }}{% endif %}", "assistant\n' }}{{ mood }}{% endif %}")
+    changed = with_template(tokenizer, template)
+    conditions = make_conditions(GUIDES[:1], ["user"], True)
+    found = []
+    for mood in ("good", "bad"):
+        asked = replace(queries(3), chat_template_kwargs={"mood": mood})
+        table = sample(model, changed, asked, conditions, tmp_path)
+        table = add_distances(table, model, changed, asked, conditions, tmp_path, model_id="m")
+        found.append((table["token_ids"].tolist(), table["distance"].tolist()))
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..borders import query_ids
 from ..groups import PLAIN
 from ..guides import GUIDE_KINDS, GUIDE_PLACEMENTS, apply_guide, resolve_guide
 from ..trainer.scores import combine
@@ -57,8 +56,9 @@ class Condition:
     placement: str | None = None
     text: str | None = None
 
-    def prompts(self, queries: Queries) -> list:
-        return [apply_guide(prompt, self.text, self.placement) for prompt in queries.prompts]
+    def ask(self, queries: Queries) -> Queries:
+        """Plain queries as they are asked under this condition."""
+        return replace(queries, prompts=[apply_guide(one, self.text, self.placement) for one in queries.prompts])
 
 
 def parse_guides(texts: Sequence[str]) -> list[Guide]:
@@ -139,9 +139,14 @@ def fitting_queries(
     """
     dropped: dict[str, int] = {}
     for condition in conditions:
-        asked = replace(queries, prompts=condition.prompts(queries))
         limit = max_query_tokens if condition.kind == PLAIN else None
-        left = drop_long(asked, reader, max_new_tokens=max_new_tokens, with_references=False, max_query_tokens=limit)
+        left = drop_long(
+            condition.ask(queries),
+            reader,
+            max_new_tokens=max_new_tokens,
+            with_references=False,
+            max_query_tokens=limit,
+        )
         dropped |= {why: dropped.get(why, 0) + count for why, count in left.source["dropped"].items()}
         rows = set(left.rows)
         queries = queries.select([i for i, row in enumerate(queries.rows) if row in rows], dropped=dropped)
@@ -166,7 +171,6 @@ def sample_conditions(
     samples: int = 1,
     model_id: str,
     batch_size: int = 32,
-    chat_template_kwargs: dict | None = None,
 ) -> pd.DataFrame:
     """
     Completions of each query under each condition, each generated once: what `folder` holds is not sampled again.
@@ -182,7 +186,6 @@ def sample_conditions(
         folder (`Path`): where they are kept.
         samples (`int`): completions of each query under each condition.
         model_id, batch_size: see [`generate_kept`].
-        chat_template_kwargs (`dict`, *optional*): arguments for the chat template.
 
     Returns:
         `pandas.DataFrame`: one row a completion, in the order of conditions, queries and samples: `kind`, `placement`,
@@ -194,7 +197,7 @@ def sample_conditions(
         for query in range(len(queries.rows))
         for sample in range(samples)
     ]
-    prompts = {condition: condition.prompts(queries) for condition in conditions}
+    prompts = {condition: condition.ask(queries).prompts for condition in conditions}
 
     def name(condition: Condition, query: int, sample: int) -> str:
         kind = "" if condition.kind == PLAIN else f" {condition.kind}"
@@ -216,7 +219,6 @@ def sample_conditions(
         model_id=model_id,
         batch_size=batch_size,
         description="samples, plain and guided",
-        chat_template_kwargs=chat_template_kwargs,
     )
     rows = [(condition.kind, condition.placement, query, sample) for condition, query, sample in places]
     table = pd.DataFrame(rows, columns=["kind", "placement", "query", "sample"])
@@ -248,17 +250,13 @@ def add_distances(
     *,
     model_id: str,
     batch_size: int = 16,
-    chat_template_kwargs: dict | None = None,
 ) -> pd.DataFrame:
     """
     The table with `distance`, log π(y|[g,x]) − log π(y|x) of each completion in nats, of the whole distribution at
     temperature 1: what imitating the guided sample given the plain query has to bridge. 0 of plain samples.
     """
     prompts = {
-        (condition.kind, condition.placement): [
-            query_ids(tokenizer, prompt, chat_template_kwargs) for prompt in condition.prompts(queries)
-        ]
-        for condition in conditions
+        (condition.kind, condition.placement): condition.ask(queries).query_ids(tokenizer) for condition in conditions
     }
     guided = table[table["kind"] != PLAIN]
     rows = list(zip(guided["kind"], guided["placement"], guided["query"], guided["token_ids"], strict=True))

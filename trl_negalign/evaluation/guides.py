@@ -92,6 +92,7 @@ def measure_guides(
         "placements": [*dict.fromkeys(one.placement for one in conditions if one.placement)],
         "rewards": dict(zip(rewards, weights, strict=True)),
         "max_query_tokens": max_query_tokens,
+        "chat_template_kwargs": queries.chat_template_kwargs,
         "batch_size": batch_size,
         "dtype": dtype,
     }

@@ -45,7 +45,6 @@ def separation(
     folder: Path,
     *,
     batch_size: int = 16,
-    chat_template_kwargs: dict | None = None,
 ) -> dict:
     """
     The reward of samples under the first condition − that of samples under the second, paired by query.
@@ -58,7 +57,6 @@ def separation(
         sampling ([`Sampling`]): the training's.
         folder (`Path`): for completions and reward models' scores.
         batch_size (`int`): completions at a time.
-        chat_template_kwargs (`dict`, *optional*): arguments for the chat template.
 
     Returns:
         `dict`: `mean`, `low` and `high` (95%), `count` of queries, see [`paired_difference`].
@@ -78,7 +76,6 @@ def separation(
         folder,
         model_id="the policy before training",
         batch_size=batch_size,
-        chat_template_kwargs=chat_template_kwargs,
     )
     table = add_rewards(table, queries, scorers, weights)
     better, worse = (query_means(rewards_of(table, condition)).tolist() for condition in conditions)

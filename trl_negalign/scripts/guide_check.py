@@ -46,7 +46,7 @@ def check_guides(
     from ..evaluation.separation import conditions_of, separation
 
     check_count(count, candidates, launched)
-    queries = read_queries(dataset, count, args.seed)
+    queries = read_queries(dataset, count, args.seed, args.chat_template_kwargs)
     conditions = conditions_of(candidates, args.guide_placement, queries.conversational)
     sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k or 0, args.seed)
     with TemporaryDirectory() as folder:
@@ -68,7 +68,6 @@ def check_guides(
             sampling,
             Path(folder),
             batch_size=args.per_device_train_batch_size,
-            chat_template_kwargs=args.chat_template_kwargs,
         )
     del model, scorers  # the training needs their memory
     clear_device_cache(garbage_collection=True)
@@ -108,7 +107,7 @@ def check_count(count: int, candidates: Sequence[Candidate], launched: bool) -> 
         )
 
 
-def read_queries(dataset, count: int, seed: int):
+def read_queries(dataset, count: int, seed: int, chat_template_kwargs: dict | None):
     """A random sample of a training set, of a stream its first rows, as an evaluation's queries."""
     from ..evaluation.queries import Queries
 
@@ -117,4 +116,5 @@ def read_queries(dataset, count: int, seed: int):
     else:
         rows = list(islice(dataset, count))
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return Queries([*range(len(rows))], columns.pop("prompt"), None, columns, {"data": "the training set"})
+    source = {"data": "the training set"}
+    return Queries([*range(len(rows))], columns.pop("prompt"), None, columns, source, chat_template_kwargs or None)

@@ -37,6 +37,7 @@ class GuidesArguments:
     top_k: int = field(default=0, metadata={"help": "Most probable tokens that are sampled from; 0 for all."})
     query_seed: int = field(default=0, metadata={"help": "Of the random sample of queries."})
     sampling_seed: int = field(default=0, metadata={"help": "Of the completions."})
+    chat_template_kwargs: str = field(default="{}", metadata={"help": "For the chat template, as JSON."})
     batch_size: int = field(default=16, metadata={"help": "Sequences at a time; changes results by rounding only."})
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": DTYPES})
     page_queries: int = field(default=20, metadata={"help": "Queries whose samples are on the page."})
@@ -69,18 +70,20 @@ def main(args: GuidesArguments, lists: Namespace) -> None:
     from trl_negalign.evaluation.policies import parse_policy
     from trl_negalign.evaluation.queries import load_queries
     from trl_negalign.reports.guides import print_guides, write_guides_page
+    from trl_negalign.scripts.arguments import json_object
     from trl_negalign.scripts.local_model import load_policy
 
     guides = parse_guides(lists.guide)
     if args.page_queries < 1:
         raise ValueError(f"--page_queries {args.page_queries} must be 1 or more.")
+    options = json_object("--chat_template_kwargs", args.chat_template_kwargs)
     out = Path(args.out)
     texts = [value for _, _, value in (text.partition("=") for text in lists.guide) if is_file_name(value)]
     inputs = {"model": args.model.split("+"), "reward": lists.reward, "dataset": [args.data], "guide": texts}
     folders.check_target("--out", out, "guides", inputs, args.overwrite)
     results = measure_guides(
         parse_policy(args.model, {SMALL_MODEL: cache(partial(load_policy, None))}),
-        load_queries(args.data, args.data_config, args.split, None, args.num_queries, args.query_seed),
+        load_queries(args.data, args.data_config, args.split, None, args.num_queries, args.query_seed, options),
         guides,
         lists.reward,
         out,
