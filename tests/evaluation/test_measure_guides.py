@@ -74,9 +74,7 @@ def test_a_guide_that_is_not_heeded_is_called_out(tokenizer, tmp_path):
         one = of_kind(found, kind)
         assert one["verdict"] == "does nothing" and one["distance"]["value"] == 0
         assert one["difference"]["low"] < 0 < one["difference"]["high"]
-        assert (
-            f"{kind} guide, in the user message: DOES NOTHING that these queries can show: reward" in one["sentence"]
-        )
+        assert f"{kind} guide, in the user message: DOES NOTHING: reward" in one["sentence"]
         assert "on 24 queries; 0.00 nats per token" in one["sentence"] and "hardly heeds it" in one["sentence"]
     assert found["recommendation"]["neat"]["counts"] == {"plain": 4, "positive": 0, "negative": 0}
     assert "ple" not in found["recommendation"]

@@ -18,7 +18,9 @@ from .guide_numbers import (
 from .guided import PREFIX, Condition, Guide
 
 
-WORKS, NOTHING, AGAINST = "works", "does nothing", "works against its purpose"
+WORKS, NOTHING, AGAINST, UNCLEAR = "works", "does nothing", "works against its purpose", "unclear"
+# standard deviations of a completion's reward up to which an effect counts as nothing: Cohen's medium effect
+MEDIUM = 0.5
 # nats per token below which a policy writes about the same with and without the guide
 HEEDED = 0.05
 # of the largest signal, what another group or place may have to be preferred for being nearer to the plain policy
@@ -31,12 +33,16 @@ COPIES = 0.05
 
 def verdict(found: dict) -> str:
     """
-    A guide works where its difference from plain is above 0 (negative: below) with the whole interval, works against
-    its purpose where it is on the other side, and does nothing that these queries can show where 0 is inside.
+    A guide works where its difference from plain is above 0 (negative: below) with the whole interval, and works
+    against its purpose where it is on the other side. Where 0 is inside, it does nothing if its samples lie nearer to
+    the plain policy than `HEEDED`, or an effect of `MEDIUM` can be ruled out either way; else it is unclear.
     """
     sign = -1 if found["kind"] == "negative" else 1
     low, high = sorted(sign * found["difference"][end] for end in ("low", "high"))
-    return WORKS if low > 0 else AGAINST if high < 0 else NOTHING
+    if low > 0 or high < 0:
+        return WORKS if low > 0 else AGAINST
+    small = -MEDIUM < found["effect"]["low"] and found["effect"]["high"] < MEDIUM
+    return NOTHING if small or found["distance"]["value"] < HEEDED else UNCLEAR
 
 
 def shown(found: dict, digits: int = 3, sign: bool = True) -> str:
@@ -49,10 +55,13 @@ def sentence(found: dict) -> str:
     """A guide's verdict in words, with its figures."""
     where = f"{found['kind']} guide, {placed(found['placement'])}"
     figures = f"reward {shown(found['difference'])} against plain on {found['difference']['queries']} queries"
+    effect = found["effect"]
     lines = {
-        WORKS: f"{where}: works: {figures}, d {found['effect']['value']:+.2f}",
-        NOTHING: f"{where}: DOES NOTHING that these queries can show: {figures}",
-        AGAINST: f"{where}: works AGAINST its purpose: {figures}, d {found['effect']['value']:+.2f}",
+        WORKS: f"{where}: works: {figures}, d {effect['value']:+.2f}",
+        NOTHING: f"{where}: DOES NOTHING: {figures}",
+        AGAINST: f"{where}: works AGAINST its purpose: {figures}, d {effect['value']:+.2f}",
+        UNCLEAR: f"{where}: UNCLEAR, ask more queries: {figures}, d between {effect['low']:+.2f} and "
+        f"{effect['high']:+.2f}",
     }
     text = lines[found["verdict"]] + f"; {found['distance']['value']:.2f} nats per token from the plain policy."
     if found["verdict"] == NOTHING and found["distance"]["value"] < HEEDED:
@@ -103,7 +112,7 @@ def neat_groups(
         for counts in compositions(kinds, size, samples):
             guided = [kind for kind in kinds[1:] if counts[kind]]
             pair = separated and len(guided) == 2
-            if not all(at[kind]["verdict"] == WORKS or (pair and at[kind]["verdict"] == NOTHING) for kind in guided):
+            if not all(at[kind]["verdict"] == WORKS or (pair and at[kind]["verdict"] != AGAINST) for kind in guided):
                 continue
             key = (placement if guided else None, *counts.values())
             if key not in columns:
