@@ -70,7 +70,8 @@ def test_from_a_model_to_numbers_a_page_and_lines(saved_model, capsys):
 
 
 def test_a_stopped_run_goes_on_and_another_is_refused(saved_model, capsys, monkeypatch):
-    command = ("--model", saved_model, "--data", "texts.jsonl", *GUIDES, *QUICK, "--out", "out")
+    command = ("--model", saved_model, "--data", "texts.jsonl", "--guide", "negative=Answer rudely.", *QUICK)
+    command = (*command, "--out", "out")
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -90,7 +91,7 @@ def test_a_stopped_run_goes_on_and_another_is_refused(saved_model, capsys, monke
     capsys.readouterr()
     other = ("--model", saved_model, "--data", "texts.jsonl", "--guide", "positive=Answer.", *QUICK, "--out", "out")
     assert guides(*other) == 2
-    assert "other guides: positive, negative, principle" in capsys.readouterr().err
+    assert "other guides: negative, positive" in capsys.readouterr().err
     assert guides(*command, "--sampling_seed", 1) == 2
     assert "other settings: sampling" in capsys.readouterr().err
     assert read() == {**first, "environment": read()["environment"]}
@@ -99,7 +100,8 @@ def test_a_stopped_run_goes_on_and_another_is_refused(saved_model, capsys, monke
 
 
 def test_an_interrupted_run_is_overwritten_and_foreign_files_are_not(saved_model, capsys, monkeypatch):
-    command = ("--model", saved_model, "--data", "texts.jsonl", *GUIDES, *QUICK, "--out", "out", "--overwrite")
+    command = ("--model", saved_model, "--data", "texts.jsonl", "--guide", "principle=principle.txt", *QUICK)
+    command = (*command, "--out", "out", "--overwrite")
     Path("out").mkdir()
     Path("out/letter.txt").write_text("mine")
     assert guides(*command) == 2
@@ -116,7 +118,7 @@ def test_an_interrupted_run_is_overwritten_and_foreign_files_are_not(saved_model
 
 
 def test_another_model_under_the_same_name_is_refused(saved_model, make_model, capsys):
-    command = ("--data", "texts.jsonl", *GUIDES, *QUICK, "--out", "out")
+    command = ("--data", "texts.jsonl", "--guide", "positive=Answer kindly.", *QUICK, "--out", "out")
     model = Path("model")
     shutil.copytree(saved_model, model)
     assert guides("--model", "./model", *command) == 0
