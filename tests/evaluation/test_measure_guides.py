@@ -87,6 +87,13 @@ def test_a_guide_that_is_not_heeded_is_called_out(tokenizer, tmp_path):
     }
 
 
+def test_without_a_group_that_could_be_recommended(tokenizer, tmp_path):
+    # one plain sample makes no group of two, and the guides work nowhere
+    found = measure(tokenizer, tmp_path, heeds=False, kinds=["positive"], samples=1, group_size=2)
+    assert found["groups"] == [] and found["recommendation"] == {}
+    assert any(note.startswith("NEAT: not recommended") for note in found["notes"])
+
+
 def test_a_guide_that_works_against_its_purpose_takes_no_part(tokenizer, tmp_path):
     guides = [Guide("positive", GUIDES["negative"]), Guide("negative", GUIDES["negative"])]
     found = measure_guides(

@@ -8,6 +8,7 @@ import pytest
 from tests.reports.conftest import NASTY
 from tests.reports.test_page import Page
 from trl_negalign.reports.guides import guide_rows, print_guides, write_guides_page
+from trl_negalign.reports.guides import number as number_as_text
 
 
 def number(value, low=None, high=None):
@@ -103,6 +104,12 @@ def test_the_cells(results):
     assert rows[0][:5] == ["plain", "", "", "0.000 [-1.000, 1.000]", "–"]
     assert rows[1][:6] == ["positive", "user", "works", "0.500 [0.250, 0.750]", "+0.500 [+0.250, +0.750]", rows[1][5]]
     assert rows[1][5] == "+0.50 [+0.25, +0.75]"
+
+
+def test_numbers_without_an_interval_or_a_value():
+    assert number_as_text({"value": None, "low": None, "high": None}, 2) == number_as_text(None, 2) == "–"
+    assert number_as_text({"value": 1.5, "low": None, "high": None}, 2, sign=True) == "+1.50 [–, –]"
+    assert number_as_text({"value": 1.5, "low": 1.0, "high": 2.0}, 1, whole=False) == "1.5"
 
 
 def test_the_terminal_shows_texts_as_they_are(results, capsys):

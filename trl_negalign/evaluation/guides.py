@@ -208,6 +208,8 @@ def conclude(
         responses = [column for column in RESPONSE_COLUMNS if column in queries.columns]
         recommendation["neat"] = group | {"yaml": advice.neat_lines(guides, group, responses)}
         notes.append(advice.about_group(group))
+    elif set(of_kind) & set(GROUP_KINDS):
+        notes.append("NEAT: not recommended: no guide works in any of the places, alone or against the other one.")
     if "principle" in of_kind:
         if place := advice.ple_place(table, found):
             recommendation["ple"] = place | {"yaml": advice.ple_lines(guides, place, group_size)}

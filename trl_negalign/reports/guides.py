@@ -42,8 +42,9 @@ def number(found: dict | None, digits: int, sign: bool = False, whole: bool = Tr
     if found is None or found["value"] is None:
         return "–"
     style = f"{'+' if sign else ''}.{digits}f"
-    value = f"{found['value']:{style}}"
-    return f"{value} [{found['low']:{style}}, {found['high']:{style}}]" if whole else value
+    # of an effect size, a resample in which no reward varies has none, and so has the interval
+    ends = ["–" if found[end] is None else f"{found[end]:{style}}" for end in ("low", "high")] if whole else []
+    return f"{found['value']:{style}}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def guide_rows(results: dict) -> list[list[str]]:

@@ -38,7 +38,7 @@ def check_guides(
     count = script_args.check_guides
     if args.resume_from_checkpoint:
         return
-    need("evaluation", "sacrebleu")
+    need("evaluation", "requests", "sacrebleu")
     from ..evaluation.evaluate import made_up
     from ..evaluation.generation import Sampling
     from ..evaluation.guides import probe

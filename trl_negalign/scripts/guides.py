@@ -61,7 +61,7 @@ def make_parser(prog: str | None = None):
 def main(args: GuidesArguments, lists: Namespace) -> None:
     from trl_negalign import extras, folders
 
-    extras.need("evaluation", "jinja2", "rich", "sacrebleu")
+    extras.need("evaluation", "jinja2", "requests", "rich", "sacrebleu")
     import pandas as pd
 
     from trl_negalign.evaluation.generation import Sampling
