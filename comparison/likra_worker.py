@@ -69,7 +69,8 @@ def collect(options: dict) -> tuple[dict, str]:
     """
     import pandas as pd
 
-    from trl_negalign.evaluation.kept import digest, read_part
+    from trl_negalign.evaluation.cache import read_part
+    from trl_negalign.fingerprints import digest
     from trl_negalign.likra.config import LikraConfig
     from trl_negalign.likra.encoding import encode
     from trl_negalign.likra.questions import load_questions

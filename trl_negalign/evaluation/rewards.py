@@ -25,8 +25,8 @@ from trl import apply_chat_template
 
 from ..fingerprints import digest, function_parts, model_parts, tokenizer_fingerprint
 from ..likra.reward import LikraReward
+from ..numbers import FEWEST
 from ..rewards.loading import load_reward
-from . import FEWEST
 from .cache import by_length, cached_table
 from .queries import Queries
 
