@@ -8,7 +8,7 @@ import re
 
 SECTIONS = {"Args", "Parameters", "Returns", "Raises", "Yields"}
 SECTION = re.compile(rf"^({'|'.join(SECTIONS)}):$")
-ENTRY = re.compile(r"^(?P<name>[\w*, ]+?)(?: \((?P<type>.+?)\))?:(?P<text> .*)?$")
+ENTRY = re.compile(r"^(?P<name>[\w*]+(?:, [\w*]+)*)(?: \((?P<type>.+?)\))?:(?P<text> .*)?$")
 INLINE = re.compile(
     r"``.+?``"  # already code
     r"|\[`~?(?P<name>[^`\]]+)`\]"  # [`Name`], [`~module.Name`]
@@ -39,7 +39,7 @@ def indent_of(line: str) -> int:
 
 def convert(lines: list[str]) -> list[str]:
     """The lines of a docstring."""
-    out, section, fenced, margin, protected = [], False, False, 0, []
+    out, section, fenced = [], False, False
     for line in join_paragraphs(lines):
         text = line.strip()
         if text.startswith("```"):
@@ -88,7 +88,7 @@ def join_paragraphs(lines: list[str]) -> list[str]:
             joined.append(line)
         elif open_paragraph and not starts and continues(joined[-1], line):
             joined[-1] += " " + text
-        elif open_paragraph and text.startswith("> ") and joined[-1].strip().startswith("> ") and "[!" not in joined[-1]:
+        elif open_paragraph and text.startswith("> ") and continues_quote(joined[-1]):
             joined[-1] += " " + text[2:]
         else:
             joined.append(line)
@@ -97,10 +97,14 @@ def join_paragraphs(lines: list[str]) -> list[str]:
 
 
 def continues(before: str, line: str) -> bool:
-    """Whether a line goes on with the paragraph before it: a list item's continuation is indented, an entry's is not."""
+    """Whether a line goes on with the paragraph before it: what continues a list item is indented."""
     if before.strip().startswith("- "):
         return indent_of(line) > indent_of(before)
     return indent_of(line) == indent_of(before) and not (indent_of(line) == 4 and ENTRY.match(line.strip()))
+
+
+def continues_quote(before: str) -> bool:
+    return before.strip().startswith("> ") and "[!" not in before
 
 
 def process(app, what, name, obj, options, lines):
