@@ -11,8 +11,8 @@ HH ?= Anthropic/hh-rlhf
 TASK ?= sentiment
 WORKERS ?= 1
 
-.PHONY: comparison comparison-smoke quickstart recipe-smoke test test-gpu test-matrix check-resolution test-distributed
-.PHONY: test-all lint docs dist clean
+.PHONY: comparison comparison-likra comparison-smoke quickstart recipe-smoke test test-gpu test-matrix check-resolution
+.PHONY: test-distributed test-all lint docs dist clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -38,6 +38,10 @@ recipe-smoke: $(VENV)/.ready  ## two whole chains on SmolLM2-135M: make recipe-s
 
 comparison: $(VENV)/.ready  ## methods against each other: make comparison TASK=sentiment DATA=folder WORKERS=2; goes on where it stopped
 	$(BIN)/python comparison/run.py --task $(TASK) $(if $(DATA),--data "$(DATA)") --workers $(WORKERS)
+	$(BIN)/python comparison/report.py
+
+comparison-likra: $(VENV)/.ready  ## Likra's heads, three seeds: make comparison-likra DATA=folder WORKERS=2; goes on where it stopped
+	$(BIN)/python comparison/run_likra.py $(if $(DATA),--data "$(DATA)") --workers $(WORKERS)
 	$(BIN)/python comparison/report.py
 
 comparison-smoke: $(VENV)/.ready  ## two methods, one seed, two steps of a tiny model, with a report: needs no data

@@ -1,6 +1,7 @@
 """
 The trained judges of a task, one a training reward and another a gold reward: a logistic regression on words, and one
-on the states of a language model that is not trained. Both give the logit of the good class.
+on the states of a language model that is not trained. Both give the logit of the good class or, learnt from pairs of
+answers (Bradley–Terry), a reward of standard deviation 1.
 """
 
 import json
@@ -33,6 +34,29 @@ def fit_logistic(features: torch.Tensor, labels: list[int], decay: float) -> tup
     return weight.detach()[:, 0], bias.detach()
 
 
+def fit_preferences(features: torch.Tensor, decay: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Weights that minimise the mean of −log σ(the better answer's reward − the worse one's) + decay·‖w‖², then scaled so
+    that rewards of the answers have a standard deviation of 1; bias 0. A reward that hardly tells answers apart has
+    small logits, and methods read gaps in its units (PLE's threshold of 0.2).
+    """
+    better = torch.arange(0, len(features), 2)
+    gaps = features.index_select(0, better) - features.index_select(0, better + 1)
+    # both ways round, so that nothing but the answers tells them apart
+    weight, bias = fit_logistic(torch.cat([gaps, -gaps]), [1] * len(better) + [0] * len(better), decay)
+    spread = (features @ weight[:, None]).std()
+    return weight / spread, torch.zeros_like(bias)
+
+
+def fit_judge(features: torch.Tensor, labels: list[int], decay: float, preferences: bool):
+    return fit_preferences(features, decay) if preferences else fit_logistic(features, labels, decay)
+
+
+def around(text) -> tuple[str, str]:
+    """What a judge reads before what it judges, and that; see `material.Judged`."""
+    return ("", text) if isinstance(text, str) else (f"User: {text[0]}\nAssistant:", f" {text[1]}")
+
+
 class WordClassifier:
     """TF-IDF of words and pairs of words, L2-normalised, under a logistic regression."""
 
@@ -42,21 +66,23 @@ class WordClassifier:
         self.vocabulary, self.idf, self.weight, self.bias = vocabulary, idf, weight, bias
 
     @staticmethod
-    def terms(text: str) -> list[str]:
-        words = WORD.findall(text.lower())
+    def terms(text) -> list[str]:
+        words = WORD.findall(around(text)[1].lower())
         return words + [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
 
     @classmethod
-    def fit(cls, texts: list[str], labels: list[int], minimum: int = 5, decay: float = 1e-5) -> "WordClassifier":
+    def fit(
+        cls, texts: list, labels: list[int], minimum: int = 5, decay: float = 1e-5, preferences: bool = False
+    ) -> "WordClassifier":
         """Terms that stand in fewer than `minimum` texts are left out."""
         counts = Counter(term for text in texts for term in set(cls.terms(text)))
         kept = sorted(term for term, count in counts.items() if count >= minimum)
         idf = torch.tensor([1 + math.log(len(texts) / counts[term]) for term in kept])
         model = cls({term: index for index, term in enumerate(kept)}, idf, torch.zeros(len(kept)), torch.zeros(1))
-        model.weight, model.bias = fit_logistic(model.features(texts), labels, decay)
+        model.weight, model.bias = fit_judge(model.features(texts), labels, decay, preferences)
         return model
 
-    def features(self, texts: list[str]) -> torch.Tensor:
+    def features(self, texts: list) -> torch.Tensor:
         """`[texts, terms]`, sparse."""
         places, values = [], []
         for row, text in enumerate(texts):
@@ -70,7 +96,7 @@ class WordClassifier:
             indices, values, (len(texts), len(self.vocabulary)), dtype=torch.float32, check_invariants=True
         )
 
-    def logits(self, texts: list[str]) -> list[float]:
+    def logits(self, texts: list) -> list[float]:
         return ((self.features(texts) @ self.weight[:, None])[:, 0] + self.bias).tolist()
 
     def save(self, path: Path) -> None:
@@ -87,6 +113,7 @@ class WordClassifier:
 class StateClassifier:
     """
     The mean over tokens of an untrained language model's states after one of its layers, under a logistic regression.
+    Of a message with its answer, the mean is over the answer's tokens.
 
     Args:
         policy (`Callable`): loads the language model and its tokenizer.
@@ -106,30 +133,40 @@ class StateClassifier:
             self.model.to(torch.accelerator.current_accelerator())
 
     @classmethod
-    def fit(cls, policy, texts: list[str], labels: list[int], layer: int, decay: float = 1e-3) -> "StateClassifier":
+    def fit(
+        cls, policy, texts: list, labels: list[int], layer: int, decay: float = 1e-3, preferences: bool = False
+    ) -> "StateClassifier":
         model = cls(policy, layer, 0.0, 1.0, None, None)
         states = model.states(texts)
         model.center, model.scale = states.mean(0), states.std(0) + 1e-6
-        model.weight, model.bias = fit_logistic((states - model.center) / model.scale, labels, decay)
+        model.weight, model.bias = fit_judge((states - model.center) / model.scale, labels, decay, preferences)
         return model
 
     @torch.no_grad()
-    def states(self, texts: list[str], batch_size: int = 64) -> torch.Tensor:
+    def states(self, texts: list, batch_size: int = 64) -> torch.Tensor:
         """`[texts, hidden]`, in the order of the texts; those of like length go through the model together."""
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        parts = [around(text) for text in texts]
+        order = sorted(range(len(parts)), key=lambda index: len("".join(parts[index])))
         found: dict[int, torch.Tensor] = {}
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = self.tokenizer(
-                [texts[index] or " " for index in batch], return_tensors="pt", padding=True, padding_side="right"
+                ["".join(parts[index]) or " " for index in batch],
+                return_tensors="pt",
+                padding=True,
+                padding_side="right",
             ).to(self.model.device)
             states = self.model(**inputs, use_cache=False).last_hidden_state.float()
             mask = inputs["attention_mask"][:, :, None]
+            for row, index in enumerate(batch):
+                # what is read before it is no part of what is judged
+                if before := parts[index][0]:
+                    mask[row, : len(self.tokenizer(before)["input_ids"])] = 0
             means = (states * mask).sum(1) / mask.sum(1)
             found.update(zip(batch, means.cpu(), strict=True))
         return torch.stack([found[index] for index in range(len(texts))])
 
-    def logits(self, texts: list[str]) -> list[float]:
+    def logits(self, texts: list) -> list[float]:
         return (((self.states(texts) - self.center) / self.scale) @ self.weight + self.bias).tolist()
 
     def save(self, path: Path) -> None:
@@ -146,5 +183,10 @@ class StateClassifier:
 FAMILIES = {"words": WordClassifier, "states": StateClassifier}
 
 
-def accuracy(logits: list[float], labels: list[int]) -> float:
-    return sum((logit > 0) == bool(label) for logit, label in zip(logits, labels, strict=True)) / len(labels)
+def accuracy(logits: list[float], labels: list[int], preferences: bool = False) -> float:
+    """Share of texts on the right side of 0 or, of preferences, of pairs whose better answer has the higher reward."""
+    if preferences:
+        right = [better > worse for better, worse in zip(logits[::2], logits[1::2], strict=True)]
+    else:
+        right = [(logit > 0) == bool(label) for logit, label in zip(logits, labels, strict=True)]
+    return sum(right) / len(right)

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from classifiers import FAMILIES, accuracy
-from material import Material, load_material
+from classifiers import FAMILIES, accuracy, around
+from material import Judged, Material, load_material
 from plan import add_places, read_task
 from start import start_model, unpack_start
 
+from trl_negalign.borders import text_of
 from trl_negalign.evaluation.kept import digest
 from trl_negalign.rewards.loading import load_reward
 
@@ -49,20 +50,21 @@ def prepare(task: dict, material: Material, cache: Path, results: Path) -> None:
             if path.exists():  # it was stopped while it was judged
                 model = family.load(path, *policy)
             else:
-                model = family.fit(*policy, texts, labels, **extra)
+                model = family.fit(*policy, texts, labels, **extra, preferences=material.preferences)
                 model.save(path.with_suffix(".unfinished"))
                 path.with_suffix(".unfinished").rename(path)
-            found = {"family": family.family, "settings": settings, "identity": key, "texts": len(texts)}
+            said = f"{family.family}, of pairs of answers" if material.preferences else family.family
+            found = {"family": said, "settings": settings, "identity": key, "texts": len(texts)}
             for part, (judged, truth) in {"own": (texts, labels), "held_out": material.held_out}.items():
                 logits = model.logits(judged[:JUDGED])
-                found[f"accuracy_{part}"] = round(accuracy(logits, truth[:JUDGED]), 4)
+                found[f"accuracy_{part}"] = round(accuracy(logits, truth[:JUDGED], material.preferences), 4)
                 found[f"{part}_texts"] = len(logits)
             note.write_text(json.dumps(found))  # last: it says that the model is whole
         record[name] = json.loads(note.read_text())
     for name, settings in task["rewards"].items():
         if name not in record:
-            scores = load_reward(settings)(completions=material.held_out[0])
-            found = round(accuracy(scores, material.held_out[1]), 4)
+            scores = load_reward(settings)(completions=[around(text)[1] for text in material.held_out[0]])
+            found = round(accuracy(scores, material.held_out[1], material.preferences), 4)
             record[name] = {"family": settings, "accuracy_held_out": found, "held_out_texts": len(scores)}
     results.mkdir(parents=True, exist_ok=True)
     (results / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -70,7 +72,8 @@ def prepare(task: dict, material: Material, cache: Path, results: Path) -> None:
 
 def load_judges(task: dict, material: Material, cache: Path) -> dict[str, Callable]:
     """
-    TRL reward functions by name, each of the opening with its completion where it was trained for that.
+    TRL reward functions by name; one that was trained reads an opening with its completion, or a conversation's last
+    message and the answer to it.
 
     Raises:
         ValueError: if one was not prepared.
@@ -84,7 +87,7 @@ def load_judges(task: dict, material: Material, cache: Path) -> dict[str, Callab
         model = family.load(path, policy=partial(start_model, task["start"], cache))
 
         def reward(prompts, completions, model=model, **kwargs):
-            return model.logits([prompt + completion for prompt, completion in zip(prompts, completions, strict=True)])
+            return model.logits([judged(*both) for both in zip(prompts, completions, strict=True)])
 
         reward.__name__ = name
         found[name] = reward
@@ -92,6 +95,11 @@ def load_judges(task: dict, material: Material, cache: Path) -> dict[str, Callab
         if name not in found:
             found[name] = load_reward(settings)
     return found
+
+
+def judged(prompt, completion) -> Judged:
+    """A policy's completion as its judges read it."""
+    return prompt + completion if isinstance(prompt, str) else (text_of(prompt), text_of(completion))
 
 
 def main(options: list[str] | None = None) -> None:

@@ -5,10 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl_negalign.data import UnfitRow, imdb
+from trl_negalign.data import BadRow, UnfitRow, hh, imdb
+from trl_negalign.data.convert import load_splits, sources
 from trl_negalign.data.loading import read_splits
 from trl_negalign.evaluation.kept import digest
 from trl_negalign.evaluation.queries import Queries
+
+
+# what a judge reads: a text, or a message and the answer to it, of which the answer is judged
+Judged = str | tuple[str, str]
 
 
 @dataclass
@@ -16,17 +21,21 @@ class Material:
     """
     Args:
         train (`list[dict]`): rows with `prompt`, `completion` (the dataset's response) and `good` (whether a policy
-            should imitate that response).
+            should imitate that response); with `chosen` and `rejected` where the dataset has both.
         validation, test ([`Queries`]): with the dataset's responses as references.
-        halves (`list[tuple[list[str], list[int]]]`): texts and labels for a judge each; no source of a text is in two.
-        held_out (`tuple[list[str], list[int]]`): texts of neither half, for the judges' accuracy.
+        halves (`list[tuple[list[Judged], list[int]]]`): texts and labels for a judge each; no source of a text is in
+            two.
+        held_out (`tuple[list[Judged], list[int]]`): texts of neither half, for the judges' accuracy.
+        preferences (`bool`): two texts in a row are two answers to one message, the better one first; a judge learns
+            which of the two it is, and not a label of each.
     """
 
     train: list[dict]
     validation: Queries
     test: Queries
-    halves: list[tuple[list[str], list[int]]]
-    held_out: tuple[list[str], list[int]]
+    halves: list[tuple[list[Judged], list[int]]]
+    held_out: tuple[list[Judged], list[int]]
+    preferences: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -52,6 +61,12 @@ def rows_of(corpus: dict, data: str | None, split: str) -> list[dict]:
     Raises:
         ValueError: if they cannot be read.
     """
+    if data is None and "hub_folder" in corpus:
+        source = sources(0, 0)[corpus["reader"]][0]
+        try:
+            return load_splits(corpus["hub"], source, corpus["hub_folder"])[split].to_list()
+        except OSError as error:
+            raise ValueError(f"{corpus['hub']} cannot be read: {error} Or name local files with --data.") from error
     if data is None:
         splits = read_splits(corpus["hub"], "data", corpus.get("hub_config"))
         return splits[split].to_list()
@@ -114,8 +129,71 @@ def pieces(rows: list[dict], corpus: dict) -> tuple[list[str], list[int]]:
     return texts, labels
 
 
+def hh_dialogues(corpus: dict, data: str | None) -> Material:
+    """
+    Short first messages of a user as queries, with the dataset's two answers; all other pairs, of dialogues of any
+    length, for the judges, which read a dialogue's last message. No query of a policy is among a judge's.
+    """
+    seen: set[str] = set()
+    parts = {}
+    for split in ("train", "test"):
+        rows = rows_of(corpus, data, split)
+        random.Random(corpus["seed"]).shuffle(rows)
+        parts[split] = [row for row in map(dialogue, rows) if row is not None]
+    queries: dict[str, list[dict]] = {"train": [], "test": []}
+    wanted = {"train": corpus["train_queries"], "test": corpus["validation_queries"] + corpus["test_queries"]}
+    others = []
+    for split, rows in parts.items():
+        for row in rows:
+            message = row["prompt"][-1]["content"]
+            if message in seen:
+                continue
+            seen.add(message)
+            short = len(row["prompt"]) == 1 and len(message.split()) <= corpus["query_words"]
+            if short and len(queries[split]) < wanted[split]:
+                answers = {name: row[name][0]["content"] for name in ("chosen", "rejected")}
+                queries[split].append(
+                    {"prompt": row["prompt"], "completion": answers["chosen"], "good": True} | answers
+                )
+            elif split == "train":
+                others.append(row)
+        if len(queries[split]) < wanted[split]:
+            raise ValueError(
+                f"the {split} split has {len(queries[split])} first messages of at most {corpus['query_words']} "
+                f"words, and the task asks for {wanted[split]}."
+            )
+    middle = len(others) // 2
+    validation = corpus["validation_queries"]
+    return Material(
+        train=queries["train"],
+        validation=as_queries(queries["test"][:validation], "validation"),
+        test=as_queries(queries["test"][validation:], "test"),
+        halves=[answers_of(rows, corpus) for rows in (others[:middle], others[middle:])],
+        held_out=answers_of(parts["test"], corpus),
+        preferences=True,
+    )
+
+
+def dialogue(row: dict) -> dict | None:
+    """A row of HH as messages; `None` where it is no pair of answers."""
+    try:
+        return hh.parse(row)
+    except BadRow:
+        return None
+
+
+def answers_of(rows: list[dict], corpus: dict) -> tuple[list[Judged], list[int]]:
+    """Each message with the beginnings of its two answers, about as long as a completion, the better one first."""
+    texts: list[Judged] = []
+    for row in rows:
+        cut = [" ".join(row[name][0]["content"].split()[: corpus["answer_words"]]) for name in ("chosen", "rejected")]
+        if cut[0] != cut[1]:
+            texts += [(row["prompt"][-1]["content"], answer) for answer in cut]
+    return texts, [1, 0] * (len(texts) // 2)
+
+
 def made_up(corpus: dict, data: str | None) -> Material:
-    """Made sentences with nothing to download, for a trial of the machinery."""
+    """Made sentences, or `dialogues`, with nothing to download, for a trial of the machinery."""
     generator = random.Random(corpus["seed"])
     words = {1: ["good", "kind", "happy"], 0: ["bad", "cold", "angry"]}
 
@@ -124,15 +202,25 @@ def made_up(corpus: dict, data: str | None) -> Material:
 
     def texts(count: int) -> tuple[list[str], list[int]]:
         labels = [index % 2 for index in range(count)]
+        labels = labels[::-1] if corpus.get("dialogues") else labels
         return [sentence(label) for label in labels], labels
 
     rows = [
         {"prompt": f"film number {index}", "completion": f" {sentence(index % 2)}", "good": index % 2 == 1}
         for index in range(corpus["queries"])
     ]
+    if corpus.get("dialogues"):
+        for row in rows:
+            row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+            row |= {"completion": sentence(1), "good": True, "rejected": sentence(0)}
+            row["chosen"] = row["completion"]
     third = len(rows) // 3
     validation, test = as_queries(rows[:third], "validation"), as_queries(rows[third : 2 * third], "test")
-    return Material(rows[2 * third :], validation, test, [texts(40), texts(40)], texts(20))
+    halves, held_out = [texts(40), texts(40)], texts(20)
+    if corpus.get("dialogues"):
+        asked = [([("a film", text) for text in part], labels) for part, labels in (*halves, held_out)]
+        *halves, held_out = asked
+    return Material(rows[2 * third :], validation, test, halves, held_out, preferences="dialogues" in corpus)
 
 
 def as_queries(rows: list[dict], part: str) -> Queries:
@@ -145,4 +233,8 @@ def as_queries(rows: list[dict], part: str) -> Queries:
     )
 
 
-READERS: dict[str, Callable[[dict, str | None], Material]] = {"imdb": imdb_reviews, "made": made_up}
+READERS: dict[str, Callable[[dict, str | None], Material]] = {
+    "imdb": imdb_reviews,
+    "hh": hh_dialogues,
+    "made": made_up,
+}

@@ -6,7 +6,7 @@ import torch
 
 from trl_negalign.borders import query_ids, response_ids
 from trl_negalign.evaluation.generation import Sampling
-from trl_negalign.evaluation.queries import Queries
+from trl_negalign.evaluation.queries import Queries, as_response
 from trl_negalign.evaluation.samples import sample_queries
 
 
@@ -79,7 +79,8 @@ def best_and_worst(run: dict, *rest) -> list[dict]:
     for prompt, group in groups_of_start(run, *rest):
         best, worst = group.iloc[0], group.iloc[-1]
         if best["reward"] > worst["reward"]:
-            texts = (prompt, best["completion"], worst["completion"])
+            answers = [as_response(row["completion"], not isinstance(prompt, str)) for row in (best, worst)]
+            texts = (prompt, *answers)
             tokens = (best["query_ids"], best["token_ids"], worst["token_ids"])
             found.append(dict(zip(TEXTS + TOKENS, texts + tokens, strict=True)))
     if not found:

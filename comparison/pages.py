@@ -81,7 +81,7 @@ def unfinished_row(name: str, setting: str, one: dict, width: int) -> list[str]:
         return [name, f"*{said}*"] + [HOLE] * (width - 2)
     best = next(trial for trial in trials["done"] if trial["setting"] == one["chosen"])
     shown = [f"*{best['reward']:.2f}, validation*"]
-    return [name, setting, "*grid only*", *shown, *[HOLE] * (width - 4)]
+    return [name, setting, f"*grid, {len(trials['done'])} of {len(one['trials'])}*", *shown, *[HOLE] * (width - 4)]
 
 
 def fluent_seeds(found: Seeds, start: Seeds | None) -> str:

@@ -87,12 +87,31 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in (HERE / "tasks").glob("*.yaml"))
 
 
-def method_names(task: dict, asked: list[str] | None = None) -> list[str]:
-    """The methods that were asked for, or all that fit the task; the start model is always first."""
+def read_methods(task: dict, asked: list[str] | None = None) -> tuple[list[dict], list[str]]:
+    """
+    The methods that were asked for, or all that fit the task, the start model always first; and a line for each whose
+    file is wrong, which is left out.
+
+    Raises:
+        PlanError: if one that was asked for has no file.
+    """
     names = asked or sorted(path.stem for path in (HERE / "methods").glob("*.yaml"))
-    of_tasks = {name: read_method(name)["tasks"] for name in names}
-    fitting = [name for name in names if of_tasks[name] is None or task["name"] in of_tasks[name]]
-    return [START, *(name for name in fitting if name != START)]
+    found, faults = [read_method(START)], []
+    for name in names:
+        if not (HERE / "methods" / f"{name}.yaml").exists():
+            read_method(name)  # says what there is
+        try:
+            method = read_method(name)
+        except PlanError as error:
+            faults.append(str(error))
+            continue
+        if name != START and (method["tasks"] is None or task["name"] in method["tasks"]):
+            found.append(method)
+    return found, faults
+
+
+def method_names(task: dict, asked: list[str] | None = None) -> list[str]:
+    return [method["name"] for method in read_methods(task, asked)[0]]
 
 
 def settings_of(task: dict, method: dict) -> list[dict]:

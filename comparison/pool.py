@@ -17,8 +17,8 @@ WORKER = Path(__file__).with_name("worker.py")
 PAUSE = 0.5  # seconds between two looks at the workers
 
 
-def begin(run: dict, args: argparse.Namespace) -> subprocess.Popen:
-    """Start a worker; what an earlier one left half-done is thrown away."""
+def begin(run: dict, args: argparse.Namespace, worker: Path | None = None) -> subprocess.Popen:
+    """Start a worker, `worker.py` unless it is another; what an earlier one left half-done is thrown away."""
     folder = folder_of(args.results.resolve(), run)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -31,7 +31,7 @@ def begin(run: dict, args: argparse.Namespace) -> subprocess.Popen:
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = os.environ | single | {"PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, str(WORKER), str(partial / "job.json")]
+    command = [sys.executable, str(worker or WORKER), str(partial / "job.json")]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     process.job, process.log = job, log
@@ -50,14 +50,14 @@ def end(process: subprocess.Popen) -> None:
         process.log.rename(folder / "output.log")
 
 
-def work(runs: list[dict], args: argparse.Namespace, stage: str) -> None:
+def work(runs: list[dict], args: argparse.Namespace, stage: str, worker: Path | None = None) -> None:
     """Run them, `args.workers` at a time, and show how far they are."""
     waiting, working = list(runs), []
     line = Line(stage, len(runs), args.workers)
     try:
         while waiting or working:
             while waiting and len(working) < args.workers:
-                working.append(begin(waiting.pop(0), args))
+                working.append(begin(waiting.pop(0), args, worker))
             time.sleep(PAUSE)
             for process in [one for one in working if one.poll() is not None]:
                 working.remove(process)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from plan import START, PlanError, folder_of, grid_runs, label
+from plan import START, PlanError, folder_of, grid_runs
 
 
 SELECTION = "selection.json"
@@ -45,6 +45,15 @@ def outcome(folder: Path, run: dict) -> str:
                 )
             return found
     return "missing"
+
+
+def settled(folder: Path, run: dict) -> tuple[str, str]:
+    """What became of a run and, where it has no numbers, why: one of other settings stands in its place as failed."""
+    try:
+        found = outcome(folder, run)
+    except OtherSettings as error:
+        return "failed", str(error).replace(str(folder), "its folder")  # no path of this machine on the page
+    return found, read_json(folder / "failed.json")["reason"] if found == "failed" else ""
 
 
 def refuse_other_data(folder: Path, fingerprint: str) -> None:
@@ -105,9 +114,8 @@ def select(task: dict, methods: list[dict], results: Path) -> dict:
         trials = []
         for run in grid_runs(task, method):
             folder = folder_of(results, run)
-            trial = {"setting": run["setting"], "outcome": outcome(folder, run)}
-            if trial["outcome"] == "failed":
-                trial["reason"] = read_json(folder / "failed.json")["reason"]
+            found_there, reason = settled(folder, run)
+            trial = {"setting": run["setting"], "outcome": found_there} | ({"reason": reason} if reason else {})
             if trial["outcome"] == "done":
                 numbers = numbers_at_end(read_json(folder / "run.json"), "validation")
                 start = numbers if method["name"] == START else start
@@ -124,9 +132,7 @@ def select(task: dict, methods: list[dict], results: Path) -> dict:
     return found
 
 
-def done_runs(task: str, results: Path, stage: str, method: str, setting: dict) -> list[dict]:
-    """Records of the finished runs of a setting, by their seeds, each with its `folder`."""
-    parent, name = Path(results) / task / method, f"{stage}-{label(setting)}-seed"
-    folders = [path.parent for path in parent.glob(f"{name}*/run.json")]
-    records = [read_json(folder / "run.json") | {"folder": folder} for folder in folders]
-    return sorted(records, key=lambda record: record["run"]["seed"])
+def done_runs(runs: list[dict], results: Path) -> list[dict]:
+    """Records of those of the runs that are done, each with its `folder`."""
+    folders = [folder for run in runs if settled(folder := folder_of(results, run), run)[0] == "done"]
+    return [read_json(folder / "run.json") | {"folder": folder} for folder in folders]

@@ -12,10 +12,12 @@ import os
 import sys
 from pathlib import Path
 
+from likra import section as likra_section
 from pages import claims_table, differences_table, frontier_table, main_table, rewards_table, trials_table
-from plan import HERE, RESULTS, START, PlanError, method_names, read_method, read_task, task_names
+from plan import HERE, RESULTS, START, PlanError, grid_runs, read_method, read_methods, read_task, task_names
 from plots import end_of, frontier, gap, learning_curves
 from records import SELECTION, done_runs, select, write_json
+from run_likra import LIKRA
 from summaries import all_trials, chosen_seeds
 from verdicts import judge, read_claims
 
@@ -43,7 +45,8 @@ def put_between(page: str, name: str, text: str) -> str:
 def section(task: dict, results: Path, page_folder: Path) -> str:
     """A task's part of the page; its pictures and its selection are written beside its results."""
     folder = results / task["name"]
-    selection = select(task, [read_method(name) for name in method_names(task)], results)
+    methods, faults = read_methods(task)
+    selection = select(task, methods, results)
     write_json(folder / SELECTION, selection)
     seeds = chosen_seeds(task, selection, results)
     verdicts = [
@@ -55,7 +58,9 @@ def section(task: dict, results: Path, page_folder: Path) -> str:
     trials = all_trials(task, selection, results)
     done, failed, missing = (sum(row["outcome"] == name for row in trials) for name in ("done", "failed", "missing"))
     parts = [
-        f"{done} of {len(trials)} runs are done, {failed} failed, {missing} are missing.",
+        f"{done} of {len(trials)} runs are done, {failed} failed, {missing} are missing; a method's seeds are counted "
+        "once its grid has a setting to choose.",
+        *(f"**Left out:** {fault}" for fault in faults),
         rewards_table(folder),
         "**At the end of the budget**, test queries: means over seeds and queries with 95% intervals; other numbers "
         "as the mean over seeds (least–most).",
@@ -85,8 +90,8 @@ def shown_runs(task: dict, selection: dict, seeds: dict, results: Path) -> dict[
     runs = {}
     for name, one in selection.items():
         if one["chosen"] is not None:
-            grid = done_runs(task["name"], results, "grid", name, one["chosen"])
-            runs[name] = seeds[name].records if name in seeds else grid
+            grid = [run for run in grid_runs(task, read_method(name)) if run["setting"] == one["chosen"]]
+            runs[name] = seeds[name].records if name in seeds else done_runs(grid, results)
     return runs
 
 
@@ -111,11 +116,14 @@ def main(options: list[str] | None = None) -> None:
     results = args.results.resolve()
     names = [name for name in task_names() if (results / name / "rewards.json").exists()]
     try:
-        if not names:
+        if not names and not (results / LIKRA).exists():
             raise PlanError(f"{args.results} has no results. Run `python comparison/run.py --task sentiment` first.")
         page = args.readme.read_text(encoding="utf-8") if args.readme.exists() else "# Comparison\n"
         for name in names:
             page = put_between(page, name, section(read_task(name), results, args.readme.resolve().parent))
+        if (results / LIKRA).exists():
+            link = os.path.relpath(results, args.readme.resolve().parent)
+            page = put_between(page, LIKRA, likra_section(results, link))
     except (PlanError, ValueError) as error:
         sys.exit(f"comparison: {error}")
     args.readme.write_text(page, encoding="utf-8")

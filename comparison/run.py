@@ -22,14 +22,13 @@ from plan import (
     add_places,
     folder_of,
     grid_runs,
-    method_names,
-    read_method,
+    read_methods,
     read_task,
     seed_runs,
     task_names,
 )
 from pool import work
-from records import SELECTION, outcome, refuse_other_data, select, write_json
+from records import SELECTION, OtherSettings, outcome, refuse_other_data, select, write_json
 
 
 def arguments(options: list[str] | None) -> argparse.Namespace:
@@ -47,16 +46,15 @@ def arguments(options: list[str] | None) -> argparse.Namespace:
 
 
 def missing(runs: list[dict], results: Path, retry_failed: bool) -> list[dict]:
-    """
-    The runs that have no outcome yet.
-
-    Raises:
-        PlanError: if a folder holds a run of other settings.
-    """
+    """The runs that have no outcome yet; where a folder holds a run of other settings, it says so and leaves it."""
     left = []
     for run in runs:
         folder = folder_of(results, run)
-        found = outcome(folder, run)
+        try:
+            found = outcome(folder, run)
+        except OtherSettings as error:
+            print(f"comparison: {error}", file=sys.stderr, flush=True)
+            continue
         if found == "failed" and retry_failed:
             shutil.rmtree(folder)
             found = "missing"
@@ -87,10 +85,11 @@ def run(args: argparse.Namespace) -> None:
         PlanError, ValueError: if a file, the data or a folder is not as it must be, before anything is run.
     """
     task = read_task(args.task)
-    methods = [read_method(name) for name in method_names(task, args.methods)]
+    methods, faults = read_methods(task, args.methods)
+    for fault in faults:
+        print(f"comparison: left out: {fault}", file=sys.stderr, flush=True)
     results = args.results.resolve()
     grid = [one for method in methods for one in grid_runs(task, method)]
-    missing(grid, results, False)  # folders of other settings are refused before anything else
     # both need torch, whose threads are counted when it is imported
     from judges import prepare
     from material import load_material
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     prepare(task, material, args.cache / args.task, results / args.task)
     if args.stage in ("grid", "all"):
         work(missing(grid, results, args.retry_failed), args, "grid")
-    everything = select(task, [read_method(name) for name in method_names(task)], results)
+    everything = select(task, read_methods(task)[0], results)
     write_json(results / args.task / SELECTION, everything)
     if args.stage in ("seeds", "all"):
         chosen = {method["name"]: everything[method["name"]]["chosen"] for method in methods}

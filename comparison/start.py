@@ -45,8 +45,16 @@ def tiny():
     backend = Tokenizer(models.BPE({token: i for i, token in enumerate(["<pad>", "<eos>", *alphabet])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
+    template = (
+        "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        padding_side="left",
+        chat_template=template,
     )
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from plan import START, folder_of, read_method, seed_runs
-from records import done_runs, not_fluent, numbers_at_end, outcome, read_json
+from records import done_runs, not_fluent, numbers_at_end, read_json, settled
 
 from trl_negalign.evaluation.bootstrap import hierarchical_bootstrap, mean, paired_difference
 
@@ -49,10 +49,10 @@ def chosen_seeds(task: dict, selection: dict, results: Path) -> dict[str, Seeds]
     """The methods that have a finished run of the stage `seeds`."""
     found = {}
     for name, one in selection.items():
-        if one["chosen"] is not None and (records := done_runs(task["name"], results, "seeds", name, one["chosen"])):
-            wanted = set(task["seeds"])
-            found[name] = Seeds(name, [record for record in records if record["run"]["seed"] in wanted])
-    return {name: seeds for name, seeds in found.items() if seeds.records}
+        if one["chosen"] is not None:
+            records = done_runs(seed_runs(task, read_method(name), one["chosen"]), results)
+            found |= {name: Seeds(name, records)} if records else {}
+    return found
 
 
 def interval(seeds: Seeds, column: str) -> dict:
@@ -126,9 +126,7 @@ def all_trials(task: dict, selection: dict, results: Path) -> list[dict]:
         for run in seed_runs(task, read_method(name), one["chosen"]):
             folder = folder_of(results, run)
             row = {"method": name, "stage": "seeds", "seed": run["seed"], "setting": run["setting"], "chosen": True}
-            row["outcome"] = outcome(folder, run)
-            if row["outcome"] == "failed":
-                row["reason"] = read_json(folder / "failed.json")["reason"]
+            row["outcome"], row["reason"] = settled(folder, run)
             if row["outcome"] == "done":
                 numbers = numbers_at_end(read_json(folder / "run.json"), "test")
                 row |= {"reward": numbers["reward/training"], "kl": numbers["kl"]["mean"]}

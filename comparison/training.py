@@ -13,12 +13,14 @@ def config_of(run: dict, output_dir: str):
     method, task = run["method_settings"], run["task_settings"]
     config_class = load_class(run["method"], method["config"])
     known = {field.name for field in fields(config_class)}
-    budget = task["budget"]
+    budget, added = task["budget"], len(responses_of(run))
+    queries = budget["completions"] // budget["group"]
     wanted = {
         "output_dir": output_dir,
         "max_steps": budget["steps"],
-        "per_device_train_batch_size": budget["completions"] // method["completions_per_row"],
-        "num_generations": budget["group"],
+        # the dataset's responses that join a group come on top of what is sampled
+        "per_device_train_batch_size": budget["completions"] // method["completions_per_row"] + queries * added,
+        "num_generations": budget["group"] + added,
         "max_completion_length": budget["max_new_tokens"],
         "max_new_tokens": budget["max_new_tokens"],
         "temperature": 1.0,
@@ -59,7 +61,7 @@ def build_trainer(run: dict, train: list[dict], reward, policy, tokenizer, outpu
         rows = queries_of(run, train)
         # a trainer that samples fewer completions of a query than the group's size gets the query more often
         repeats = run["task_settings"]["budget"]["group"] // samples_of(run)
-        dataset = Dataset.from_dict({"prompt": [row["prompt"] for row in rows] * repeats})
+        dataset = columns(rows * repeats, ["prompt", *responses_of(run)])
         arguments = {"reward_funcs": reward}
     else:
         rows = OFFLINE[data](run, train, reward, policy, tokenizer)
@@ -78,6 +80,11 @@ def build_trainer(run: dict, train: list[dict], reward, policy, tokenizer, outpu
         trainer.train_dataset = columns(rows, TOKENS)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def responses_of(run: dict) -> list[str]:
+    """Columns of the dataset's responses that the method's file puts into its groups."""
+    return run["method_settings"]["options"].get("dataset_responses", [])
 
 
 def columns(rows: list[dict], names) -> Dataset:

@@ -8,7 +8,7 @@ from plan import HERE, START, PlanError
 from summaries import Seeds, difference, fluency_difference, perplexity_ratio
 
 
-KINDS = ("difference", "ratio", "slope")
+KINDS = ("difference", "ratio", "slope", "ahead", "jump", "nearest", "flat")  # the last four are judged in likra.py
 FEWEST = 3  # seeds that a verdict needs
 CLAIMS = HERE / "claims.yaml"
 

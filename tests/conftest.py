@@ -12,7 +12,14 @@ from functools import partial
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 
 CORPUS = [
@@ -102,6 +109,15 @@ def tiny_model(tokenizer, seed: int = 0, **overrides) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     # wide enough initial weights that its samples and log-probabilities differ from uniform
     return LlamaForCausalLM(tiny_config(tokenizer, initializer_range=0.3, **overrides))
+
+
+def tiny_gpt2(tokenizer, **overrides) -> GPT2LMHeadModel:
+    """A model with a table of learnt positions, and without dropout."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128}
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return GPT2LMHeadModel(GPT2Config(**sizes | tokens | no_dropout | {"initializer_range": 0.3} | overrides))
 
 
 def tiny_reward_model(tokenizer) -> LlamaForSequenceClassification:

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import transformers
+import trl.trainer.utils
 from datasets import Dataset
 from packaging.version import Version
 from peft import LoraConfig
@@ -14,6 +15,9 @@ from trl_negalign import NEATConfig, NEATTrainer, PLEConfig, PLETrainer
 needs_activated_lora = pytest.mark.skipif(
     "alora_invocation_tokens" not in LoraConfig.__dataclass_fields__, reason="this PEFT has no activated LoRA"
 )
+# TRL before 1.16 has no fused head, and without one nothing is shared
+SHARES = hasattr(trl.trainer.utils, "add_fused_lm_head")
+needs_fused_head = pytest.mark.skipif(not SHARES, reason="this TRL has no fused head")
 # transformers before 5 rounds the loss that it logs to four decimals
 LOSS_ERROR = 1e-5 if Version(transformers.__version__) >= Version("5") else 6e-5
 
@@ -76,6 +80,11 @@ def letter_reward(completions, **kwargs) -> list[float]:
     ]
 
 
+def is_scoring(kwargs: dict) -> bool:
+    """Whether a forward pass with these arguments scores completions, by TRL's fused head or without it."""
+    return bool(kwargs.get("fused_lm_head")) or kwargs.get("use_cache") is False
+
+
 def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_funcs=letter_reward, **kwargs):
     """A trainer on the tiny model; keyword arguments of the configuration override these defaults."""
     trainer_class, config_class = METHODS[method]
@@ -97,6 +106,8 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         "disable_tqdm": True,
     }
     options |= GUIDES[config_class] | kwargs
+    if options.get("share_prompts") and not SHARES:
+        pytest.skip("this TRL has no fused head, and without one nothing is shared")
     return trainer_class(
         model=model,
         reward_funcs=reward_funcs,
@@ -105,3 +116,15 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         processing_class=tokenizer,
         **trainer_kwargs,
     )
+
+
+def seen_batches(trainer) -> list[dict]:
+    """The micro-batches that a trainer's objective gets, from now on."""
+    group_loss, seen = trainer.group_loss, []
+
+    def record(token_logps, batch):
+        seen.append(batch)
+        return group_loss(token_logps, batch)
+
+    trainer.group_loss = record
+    return seen

@@ -54,6 +54,7 @@ def test_every_depth_is_reached_and_the_rest_is_as_it_was():
         "Authorization: Bearer s3cret",
         "https://host/v1?api_key=s3cret&a=1",
         "git clone https://s3cret@host/x",
+        "no file at /data/hf:/user:s3cret@host/x",  # an address as a path
         "api_key = 's3cret words'",
     ],
 )

@@ -185,6 +185,99 @@ def test_a_ple_pair_without_signal_is_a_finite_zero(rewards, weight_range):
     assert (token_logps.grad == 0).all()
 
 
+def test_taper_weights_by_hand():
+    policy = torch.log(torch.tensor([[0.2, 0.5, 0.3, 0.4]])).requires_grad_()
+    guided = torch.log(torch.tensor([[0.4, 0.25, 0.3, 0.0]]))
+    weights = objectives.taper_weights(policy, guided)
+    assert weights[0].tolist() == pytest.approx([0.5, 1.0, 1.0, 1.0])  # truncated at 1; −inf is "no guide"
+    assert not weights.requires_grad
+
+
+def test_weighted_gradients_leave_the_value():
+    logps = torch.tensor([[-1.0, -2.0, -0.1]], requires_grad=True)
+    weighted = objectives.weight_gradients(logps, torch.tensor([[0.25, 1.0, 0.0]]))
+    assert weighted.tolist() == logps.tolist()
+    (3 * weighted.sum()).backward()
+    assert logps.grad.tolist() == [[0.75, 3.0, 0.0]]
+
+
+def test_shared_prefixes_by_hand():
+    # the fourth is the first's beginning; the third differs in its second token and agrees again in its third
+    ids = torch.tensor([[[5, 6, 7, 8], [5, 6, 9, 8], [5, 1, 7, 8], [5, 6, 0, 0]]])
+    mask = torch.tensor([[[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]])
+    assert objectives.shared_prefixes(ids, mask).tolist() == [[[4, 2, 1, 2], [2, 4, 1, 2], [1, 1, 4, 1], [2, 2, 1, 2]]]
+    behind = objectives.behind_prefix(mask[0], torch.tensor([2, 0, 4, 1]))
+    assert behind.int().tolist() == [[0, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
+
+
+# the best, the middle, the worst; the best and the worst share two tokens, the middle one with either
+PREFIXED = {
+    "token_logps": torch.tensor([[[-1.0, -2.0, -3.0, -4.0], [-1.0, -8.0, 0.0, 0.0], [-1.0, -2.0, -9.0, 0.0]]]),
+    "mask": torch.tensor([[[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]]),
+    "rewards": torch.tensor([[3.0, 2.0, 1.0]]),
+    "completion_ids": torch.tensor([[[5, 6, 7, 8], [5, 4, 0, 0], [5, 6, 9, 0]]]),
+}
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"),
+    [
+        # p_i − p_j behind what each pair shares, over whole lengths: the worst and the best −9/3 + 7/4; the middle and
+        # the best −8/2 + 9/4; the worst and the middle −11/3 + 8/2
+        ("linear", (-3 + 7 / 4) + (-4 + 9 / 4) + (-11 / 3 + 4)),
+        ("hinge", -11 / 3 + 4),
+    ],
+)
+def test_ranking_behind_the_shared_prefix(loss_type, expected):
+    parts = objectives.neat_loss(**PREFIXED, ranking_loss_type=loss_type)
+    assert parts.ranking.item() == pytest.approx(expected)
+    assert parts.sft.item() == 10 / 4  # the imitation keeps its prefix
+    assert (parts.logp_best.item(), parts.logp_worst.item()) == (-10 / 4, -4.0)
+
+
+@pytest.mark.parametrize("ranking_loss_type", objectives.RANKING_LOSS_TYPES)
+def test_what_is_shared_gets_no_gradient_and_the_rest_keeps_its_own(ranking_loss_type):
+    def gradients(**changes):
+        inputs = PREFIXED | {"token_logps": PREFIXED["token_logps"].clone().requires_grad_()} | changes
+        inputs["rewards"] = torch.tensor([[3.0, math.nan, 1.0]])
+        parts = objectives.neat_loss(**inputs, ranking_loss_type=ranking_loss_type, ranking_margin=9.0)
+        return [torch.autograd.grad(p, inputs["token_logps"], retain_graph=True)[0][0] for p in parts[1:3]]
+
+    ranking, penalty = gradients()
+    assert (ranking[:, :2] == 0).all() and (penalty[:, :2] == 0).all()
+    assert (ranking[0, 2:] < 0).all() and ranking[2, 2] > 0
+    assert penalty.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, pytest.approx(1 / 3), 0]]
+    whole_ranking, whole_penalty = gradients(completion_ids=None)
+    assert (whole_ranking[0, :2] < 0).all() and (whole_penalty[2, :2] > 0).all()
+    if ranking_loss_type != "logsigmoid":  # whose coefficient is one of both means
+        assert torch.equal(ranking[:, 2:], whole_ranking[:, 2:])
+    assert torch.equal(penalty[:, 2:], whole_penalty[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("penalty_type", "expected"),
+    [
+        ("logprob", -9 / 3),
+        ("unlikelihood", -math.log(1 - math.exp(-9)) / 3),
+        ("npo", 2 / 0.1 * math.log1p(math.exp(0.1 * (-9 + 4)))),
+    ],
+)
+def test_penalty_behind_the_shared_prefix(penalty_type, expected):
+    reference = torch.full_like(PREFIXED["token_logps"], -4.0)
+    parts = objectives.neat_loss(**PREFIXED, penalty_type=penalty_type, ref_token_logps=reference, penalty_floor=-3.0)
+    assert parts.penalty.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)  # the floor reads all of p(worst) = −4
+
+
+def test_a_twin_of_the_best_pushes_nothing():
+    inputs = {name: value[:, :1].repeat(1, 2, *[1] * (value.dim() - 2)) for name, value in PREFIXED.items()}
+    inputs["rewards"] = torch.tensor([[1.0, 0.0]])
+    inputs["token_logps"].requires_grad_()
+    parts = objectives.neat_loss(**inputs)
+    (parts.ranking + parts.penalty).sum().backward()
+    assert parts.ranking.item() == parts.penalty.item() == 0.0
+    assert (inputs["token_logps"].grad == 0).all()
+
+
 def test_kl_penalty_by_hand():
     logps, ref = torch.tensor([[-1.0, -2.0, 7.0]]), torch.tensor([[-1.5, -2.0, 0.0]])
     expected = (math.exp(-0.5) + 0.5 - 1) / 2

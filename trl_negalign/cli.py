@@ -1,6 +1,6 @@
 """
-`negalign <command>`: finds the command's script and runs it. Bad input ends in one line and exit code 2, an error in
-the work itself in its traceback and exit code 1.
+`negalign <command>`: finds the command's script and runs it. Bad input, or an environment that does not fit, ends in
+one line and exit code 2, an error in the work itself in its traceback and exit code 1.
 """
 
 import argparse
@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(run: Callable[[], int | None], name: str) -> int:
     """
-    A command's exit code. Bad input is one line on the standard error and 2; an error after the checks, when the work
-    had begun, is shown with its traceback and is 1.
+    A command's exit code. Bad input is one line on the standard error and 2, and so is an installed package that does
+    not fit, whenever it shows; another error after the checks, when the work had begun, is shown with its traceback
+    and is 1.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries' notes on their next versions
     phase.begin_checks()
@@ -62,12 +63,13 @@ def run_command(run: Callable[[], int | None], name: str) -> int:
     try:
         return run() or 0
     except Exception as error:
-        checked = isinstance(error, (ValueError, OSError, ImportError)) and not phase.is_working()
+        of_input = isinstance(error, (ValueError, OSError, ImportError)) and not phase.is_working()
+        clear = of_input or isinstance(error, phase.UnfitEnvironment)
         if os.environ.get("NEGALIGN_DEBUG") == "1":
             raise
-        shown = str(error) if checked else f"\n{traceback.format_exc()}"
+        shown = str(error) if clear else f"\n{traceback.format_exc()}"
         print(f"{name}: {mask_text(shown)}", file=sys.stderr)
-        return 2 if checked else 1
+        return 2 if clear else 1
 
 
 if __name__ == "__main__":

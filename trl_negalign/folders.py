@@ -78,6 +78,7 @@ PATTERNS = {
         *("results.json", "table.md", "win_rates.png", "comparison.json"),
         *("completions.parquet", "judgements.parquet"),
         *("judge.sqlite", "judge.sqlite-*", "kept/*/*.parquet", "kept/*/*.unfinished"),
+        *(f"{name}.*.unfinished" for name in ("results.json", "completions.parquet", "judgements.parquet")),
     ),
 }
 # the file, and keys in it, by which a folder without a manifest is known: an older version's, or one from Python
@@ -108,7 +109,9 @@ def start(folder: str | os.PathLike, kind: str, anew: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     there = _read(folder)  # of the run that goes on, perhaps an older version's
     patterns = sorted({*PATTERNS[kind], *there.get("patterns", [])})
-    _write(folder, {"kind": kind, "version": __version__, "patterns": patterns, "files": there.get("files", [])})
+    manifest = {"kind": kind, "version": __version__, "patterns": patterns, "files": there.get("files", [])}
+    if manifest != there:
+        _write(folder, manifest)
 
 
 def record(folder: str | os.PathLike, paths: Iterable[Path]) -> None:

@@ -20,7 +20,8 @@ _VALUE = re.compile(
     r"""(?:(?P<quote>\\?["'])(?P<quoted>.*?)(?P=quote)|(?P<bare>(?:(?:Bearer|Basic|Token)\s+)?[^\s"',;}\])]+))""",
     flags=re.DOTALL,
 )
-_USER_IN_ADDRESS = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]+@")
+# with one slash too, as a path that was made of an address has it
+_USER_IN_ADDRESS = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^/\s@'\"]+@")
 _KNOWN = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,})|(?<=\bBearer )[^\s\"',]+")
 
 

@@ -15,10 +15,13 @@ import torch.nn.functional as F
 RANKING_LOSS_TYPES = ("hinge", "linear", "logsigmoid")
 PENALTY_TYPES = ("logprob", "unlikelihood", "npo")
 REDUCTIONS = ("mean", "sum")
+AVERAGES = ("groups", "signal")
 WEIGHT_RANGES = ("signed", "unit")
 
 
-def sequence_logps(token_logps: torch.Tensor, mask: torch.Tensor, reduction: str) -> torch.Tensor:
+def sequence_logps(
+    token_logps: torch.Tensor, mask: torch.Tensor, reduction: str, counted: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     ℓ(y) (`reduction="sum"`, nats) or p(y) (`"mean"`, nats per token) of each response.
 
@@ -26,11 +29,13 @@ def sequence_logps(token_logps: torch.Tensor, mask: torch.Tensor, reduction: str
         token_logps (`torch.Tensor`): `[…, T]` log-probabilities of the response tokens.
         mask (`torch.Tensor`): `[…, T]`, 1 for the response's tokens (the end-of-sequence token included).
         reduction (`str`): `"sum"` or `"mean"`.
+        counted (`torch.Tensor`, *optional*): `[…, T]`, the response's tokens that are summed, if not all are. The
+            mean's divisor stays |y|.
 
     Returns:
         `torch.Tensor`: `[…]`; 0 for a response without tokens.
     """
-    total = token_logps.masked_fill(mask == 0, 0.0).sum(-1)
+    total = token_logps.masked_fill((mask if counted is None else counted) == 0, 0.0).sum(-1)
     return total if reduction == "sum" else total / mask.sum(-1).clamp(min=1)
 
 
@@ -53,6 +58,43 @@ def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return values[torch.arange(len(index), device=values.device), index]
 
 
+def taper_weights(token_logps: torch.Tensor, guided_token_logps: torch.Tensor) -> torch.Tensor:
+    """
+    w_t = sg[min(1, π(y_t|x, y_<t) / μ(y_t|[g,x], y_<t))], `[…, T]` as both arguments: how far the policy, given the
+    plain query, would have written what it wrote under a guide.
+
+    The truncation of TOPR (arXiv 2503.14286, "tapered"), which takes the ratio of whole responses and tapers bad ones
+    only. The use on guides, token by token and for all candidates, is ours: the ratio of a response of n tokens that a
+    guide called for vanishes with n.
+
+    Args:
+        token_logps (`torch.Tensor`): log π(y_t|x, y_<t) of the policy that is trained.
+        guided_token_logps (`torch.Tensor`): log μ(y_t|[g,x], y_<t) of the policy that sampled, −inf for a weight of 1.
+    """
+    return (token_logps.detach() - guided_token_logps).clamp(max=0.0).exp()
+
+
+def weight_gradients(token_logps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """w·ℓ + (1 − w)·sg[ℓ] for each token: the value of ℓ, and w times its gradient."""
+    constant = token_logps.detach()
+    return constant + weights * (token_logps - constant)
+
+
+def shared_prefixes(completion_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    How many tokens at their beginning every two candidates of a group have in common, `[groups, G, G]`, given tokens
+    and mask `[groups, G, T]`. These stand in the same context in both.
+    """
+    same = completion_ids.unsqueeze(2) == completion_ids.unsqueeze(1)
+    both = (mask != 0).unsqueeze(2) & (mask != 0).unsqueeze(1)
+    return (same & both).cumprod(-1).sum(-1)
+
+
+def behind_prefix(mask: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The tokens of `mask`, `[…, T]`, that come behind the first `lengths`, `[…]`: true or false."""
+    return (mask != 0) & (torch.arange(mask.shape[-1], device=mask.device) >= lengths.unsqueeze(-1))
+
+
 def ranking_loss(
     mean_logps: torch.Tensor, rewards: torch.Tensor, loss_type: str = "hinge", margin: float = 0.0
 ) -> torch.Tensor:
@@ -62,7 +104,7 @@ def ranking_loss(
     −log σ(p_j − p_i − margin) for `"logsigmoid"`. Tied and unscored candidates form no pair.
 
     Args:
-        mean_logps (`torch.Tensor`): p, `[groups, G]`.
+        mean_logps (`torch.Tensor`): p, `[groups, G]`; or `[groups, G, G]`, p_i as it enters the pair of i and j.
         rewards (`torch.Tensor`): r, `[groups, G]`, NaN for a candidate without a score.
         loss_type (`str`): `"hinge"`, `"linear"` or `"logsigmoid"`.
         margin (`float`): nats per token.
@@ -71,7 +113,8 @@ def ranking_loss(
         `torch.Tensor`: `[groups]`.
     """
     pairs = rewards.unsqueeze(2) < rewards.unsqueeze(1)
-    excess = mean_logps.unsqueeze(2) - mean_logps.unsqueeze(1)
+    mean_logps = mean_logps.unsqueeze(2) if mean_logps.dim() == 2 else mean_logps
+    excess = mean_logps - mean_logps.transpose(1, 2)
     if loss_type == "hinge":
         terms = (margin + excess).clamp(min=0)
     elif loss_type == "linear":
@@ -97,6 +140,7 @@ def penalty_loss(
     floor: float | None = None,
     ref_token_logps: torch.Tensor | None = None,
     npo_beta: float = 0.1,
+    counted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     NEAT's penalty on responses (our reconstruction): p(y) for `"logprob"`, the token mean of −log(1 − π_t) for
@@ -110,18 +154,20 @@ def penalty_loss(
             no gradient. The plain log-probability is unbounded below.
         ref_token_logps (`torch.Tensor`, *optional*): `[…, T]` of the reference model, for `"npo"`.
         npo_beta (`float`): NPO's β.
+        counted (`torch.Tensor`, *optional*): `[…, T]`, the tokens that are penalised, if not all are; the token means'
+            divisor stays |y|, and the floor is one for all of p(y).
 
     Returns:
         `torch.Tensor`: `[…]`.
     """
     mean_logps = sequence_logps(token_logps, mask, "mean")
     if penalty_type == "logprob":
-        penalty = mean_logps
+        penalty = sequence_logps(token_logps, mask, "mean", counted)
     elif penalty_type == "unlikelihood":
         # a token of probability 1 would cost infinitely much
-        penalty = sequence_logps(-torch.log((1 - token_logps.exp()).clamp(min=1e-5)), mask, "mean")
+        penalty = sequence_logps(-torch.log((1 - token_logps.exp()).clamp(min=1e-5)), mask, "mean", counted)
     elif penalty_type == "npo":
-        log_ratio = sequence_logps(token_logps - ref_token_logps, mask, "sum")
+        log_ratio = sequence_logps(token_logps - ref_token_logps, mask, "sum", counted)
         penalty = 2 / npo_beta * F.softplus(npo_beta * log_ratio)
     else:
         raise ValueError(f"penalty_type={penalty_type!r} is unknown. Use one of {', '.join(PENALTY_TYPES)}.")
@@ -150,6 +196,7 @@ def neat_loss(
     penalty_floor: float | None = None,
     ref_token_logps: torch.Tensor | None = None,
     npo_beta: float = 0.1,
+    completion_ids: torch.Tensor | None = None,
 ) -> NEATLoss:
     """
     The parts of NEAT's objective L = L_sft(best) + α·L_rank(all) + β·L_penalty(worst) (arXiv 2410.12194; the parts
@@ -162,12 +209,24 @@ def neat_loss(
         sft_reduction (`str`): `"mean"` for −p(best), `"sum"` for −ℓ(best).
         ranking_loss_type, ranking_margin: see [`ranking_loss`].
         penalty_type, penalty_floor, ref_token_logps, npo_beta: see [`penalty_loss`].
+        completion_ids (`torch.Tensor`, *optional*): `[groups, G, T]`. Where they are given, what two candidates share
+            at their beginning is left out of their pair: the ranking takes Σ_{t>c_ij} log π_t(y_i) / |y_i| for p_i,
+            and the penalty on the worst counts the tokens behind what it shares with the best. Identical tokens in an
+            identical context would be pushed up and down at once (GTPO, arXiv 2508.03772, which keeps the positive
+            update of tokens at the same place). The divisor stays the whole |y|, so that the gradient of every other
+            token is what it was.
 
     Returns:
         [`NEATLoss`]: tensors `[groups]`.
     """
-    mean_logps = sequence_logps(token_logps, mask, "mean")
+    mean_logps = ranked_logps = sequence_logps(token_logps, mask, "mean")
     best, worst = best_and_worst(rewards)
+    penalised = None
+    if completion_ids is not None:
+        shared = shared_prefixes(completion_ids, mask)
+        beside = mask.unsqueeze(2)
+        ranked_logps = sequence_logps(token_logps.unsqueeze(2), beside, "mean", behind_prefix(beside, shared))
+        penalised = behind_prefix(_take(mask, worst), _take(_take(shared, worst), best))
     penalty = penalty_loss(
         _take(token_logps, worst),
         _take(mask, worst),
@@ -175,11 +234,12 @@ def neat_loss(
         penalty_floor,
         None if ref_token_logps is None else _take(ref_token_logps, worst),
         npo_beta,
+        penalised,
     )
     signal = has_signal(rewards)
     return NEATLoss(
         sft=torch.where(signal, -_take(sequence_logps(token_logps, mask, sft_reduction), best), 0.0),
-        ranking=ranking_loss(mean_logps, rewards, ranking_loss_type, ranking_margin),
+        ranking=ranking_loss(ranked_logps, rewards, ranking_loss_type, ranking_margin),
         penalty=torch.where(signal, penalty, 0.0),
         logp_best=_take(mean_logps, best).detach(),
         logp_worst=_take(mean_logps, worst).detach(),

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -74,3 +75,62 @@ def test_a_reward_reads_the_opening_with_its_completion(module, task, tmp_path):
     assert gold(prompts=["good", "bad"], completions=[" happy", " happy"]) != gold(
         prompts=["bad", "good"], completions=[" happy", " happy"]
     )
+
+
+# judges of pairs of answers
+
+
+ANSWERS = [("tell me", text) for text in ("kind and good", "cold", "a good one", "cold and bad", "good", "bad")] * 3
+
+
+@pytest.mark.parametrize("family", ["words", "states"])
+def test_a_judge_of_pairs_learns_which_answer_is_better(module, classifiers, family):
+    policy = () if family == "words" else (lambda: module("start").start_model("tiny"),)
+    extra = {"minimum": 1} if family == "words" else {"layer": 1}
+    model = classifiers.FAMILIES[family].fit(*policy, ANSWERS, [1, 0] * 9, **extra, preferences=True)
+    assert classifiers.accuracy(model.logits(ANSWERS), [1, 0] * 9, preferences=True) == 1.0
+    assert model.bias.item() == 0.0
+
+
+def test_preferences_by_hand(classifiers):
+    # two pairs differ in the first feature and one in the second, each by 1: where share·σ(−w) = 2·decay·w is least
+    features = torch.tensor([[3.0, 0.0], [2.0, 0.0], [-1.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    weight, bias = classifiers.fit_preferences(features, decay=0.1)
+
+    def least(share: float) -> float:
+        low, high = 0.0, 10.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if share / (1 + math.exp(middle)) > 0.2 * middle else (low, middle)
+        return low
+
+    assert (weight[0] / weight[1]).item() == pytest.approx(least(2 / 3) / least(1 / 3), rel=1e-3)
+    assert (features @ weight).std().item() == pytest.approx(1.0) and bias.item() == 0.0
+
+
+def test_the_accuracy_of_preferences_is_over_pairs(classifiers):
+    # both above 0; a tie is no right answer
+    assert classifiers.accuracy([2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0, -4.0], [1, 0] * 4, preferences=True) == 0.5
+
+
+def test_words_before_the_answer_are_not_judged(classifiers):
+    assert classifiers.WordClassifier.terms(("good film", "bad answer")) == ["bad", "answer", "bad answer"]
+
+
+def test_states_are_averaged_over_the_answer_and_read_the_message(module, classifiers):
+    model = classifiers.StateClassifier(lambda: module("start").start_model("tiny"), 1, 0.0, 1.0, None, None)
+    alone, other, empty = model.states([("tell me", "good"), ("show me", "good"), ("tell me", "")])
+    assert not torch.allclose(alone, other)  # the answer's states have seen the message
+    whole = model.tokenizer("User: tell me\nAssistant: good", return_tensors="pt")
+    states = model.model(**whole, use_cache=False).last_hidden_state[0]
+    assert torch.allclose(alone, states[-len(" good") :].mean(0), atol=1e-5)  # the tiny model reads bytes
+    assert empty.isfinite().all()
+    batch = model.states([("tell me", "good"), ("show me something else", "good and long"), ("tell me", "")])
+    assert torch.allclose(batch[0], alone, atol=1e-6)
+
+
+def test_a_conversation_is_judged_by_its_last_message_and_the_answer(module):
+    judged = module("judges").judged
+    prompt = [{"role": "assistant", "content": "hello"}, {"role": "user", "content": "tell me"}]
+    assert judged(prompt, "good") == judged(prompt, [{"role": "assistant", "content": "good"}]) == ("tell me", "good")
+    assert judged("an opening", " goes on") == "an opening goes on"

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_partial_comparison_is_shown_with_its_holes(report, folders):
     whole = [line for line in text.splitlines() if line.startswith("| ple | lr0.001 | 3 of 3 |")]
     assert len(whole) == 1 and "3 of 3 | 10 (10–10)" in whole[0]
     assert any(line.startswith("| grpo | lr0.001 | 1 of 3 |") for line in text.splitlines())
-    assert any(line.startswith("| neat | lr0.001 | *grid only* | *1.00, validation*") for line in text.splitlines())
+    assert any(line.startswith("| neat | lr0.001 | *grid, 1 of 2* | *1.00, validation*") for line in text.splitlines())
     assert any(line.startswith("| rloo | *not run*") for line in text.splitlines())
     assert "| P1 |" in text and "no run of sft" in text and lines["P1"]
     for name in ("frontier", "curves", "gap"):
@@ -102,3 +103,63 @@ def test_without_results_it_says_what_to_run(report, tmp_path):
 def test_a_page_with_one_marker_is_refused(report, module):
     with pytest.raises(module("plan").PlanError, match="smoke:end"):
         report.put_between("<!-- smoke:begin --> text", "smoke", "new")
+
+
+def test_what_is_of_other_settings_or_wrong_is_a_hole_on_the_page(module, report, folders, task, monkeypatch):
+    # a run of the chosen setting is another's, and a method's file is wrong
+    plan, read = module("plan"), module("plan").read
+    folder = plan.folder_of(folders, plan.seed_runs(task, plan.read_method("ple"), {"learning_rate": 1e-3})[1])
+    record = json.loads((folder / "run.json").read_text())
+    record["run"]["task_settings"]["budget"]["steps"] = 99
+    (folder / "run.json").write_text(json.dumps(record))
+
+    def broken(folder, name, *keys):
+        return read(folder, name, *keys) | ({"options": {"gruop": 4}} if name == "raft" else {})
+
+    monkeypatch.setattr(plan, "read", broken)
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    text = (folders / "page.md").read_text()
+    assert "**Left out:** methods/raft.yaml: trl_negalign.RAFTConfig has no option 'gruop'." in text
+    assert "| ple | lr0.001 | 2 of 3 |" in text and "\n| raft |" not in text
+    trial = next(line for line in text.splitlines() if line.startswith("| ple | seeds | lr0.001 | 2 |"))
+    assert "failed: its folder holds a run of other settings (task_settings.budget.steps)" in trial
+
+
+def test_only_a_grid_is_there(report, module, folders):
+    for path in folders.glob("smoke/*/seeds-*"):
+        shutil.rmtree(path)
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    text = (folders / "page.md").read_text()
+    assert "| ple | lr0.001 | *grid, 1 of 2* | *1.00, validation*" in text and "| P1 |" in text
+    assert "no run of ple, sft" in text and "gap.png" not in text
+    assert (folders / "smoke" / "frontier.png").stat().st_size > 5000
+
+
+def test_nothing_but_rewards_is_there(report, module, folders):
+    for path in folders.glob("smoke/*/"):
+        shutil.rmtree(path)
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    text = (folders / "page.md").read_text()
+    assert "0 of " in text and "| start | *not run* |" in text
+
+
+def test_likras_part_comes_with_its_runs(report, folders):
+    (folders / "likra").mkdir()
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    text = (folders / "page.md").read_text()
+    assert "## Likra" in text and "### hellaswag" in text and "| L1 arc |" in text
+    assert "no run of same_question" in text
+
+
+def test_claims_of_a_task_stand_on_its_part_alone(module, report, folders, task, monkeypatch):
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    assert "| N4 |" not in (folders / "page.md").read_text()
+    (folders / "smoke").rename(folders / "dialogue")
+    monkeypatch.setattr(report, "task_names", lambda: ["dialogue"])
+    monkeypatch.setattr(report, "read_task", lambda name: task | {"name": name})
+    report.main(["--results", str(folders), "--readme", str(folders / "page.md")])
+    text = (folders / "page.md").read_text()
+    assert (
+        "| N4 | the dataset's responses in the group help | neat | training | – | **no run of neat_responses" in text
+    )
+    assert "| neat_responses | *not run* |" in text

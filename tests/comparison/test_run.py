@@ -30,16 +30,49 @@ def test_bad_input_is_one_line(module, tmp_path, options, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_of_other_settings_is_refused_before_anything_is_run(module, task, finish, tmp_path):
+@pytest.fixture
+def planned(module, monkeypatch, tmp_path):
+    """Give the command, with rewards that are there and workers that do nothing; the runs that it would start."""
+    asked = []
+    monkeypatch.setattr(module("judges"), "prepare", lambda *places: None)
+    monkeypatch.setattr(module("run"), "work", lambda runs, args, stage: asked.extend(runs))
+
+    def give(*options):
+        places = ["--results", str(tmp_path), "--cache", str(tmp_path / "cache")]
+        module("run").main(["--task", "smoke", *places, *options])
+        return [(run["method"], run["stage"]) for run in asked]
+
+    return give
+
+
+def test_a_folder_of_other_settings_is_left_alone_and_the_others_go_on(module, planned, finish, capfd, tmp_path):
     plan = module("plan")
-    run = plan.grid_runs(plan.read_task("smoke"), plan.read_method("grpo"))[0]
-    folder = finish(run)
+    folder = finish(plan.grid_runs(plan.read_task("smoke"), plan.read_method("grpo"))[0])
     record = json.loads((folder / "run.json").read_text())
     record["run"]["task_settings"]["budget"]["steps"] = 99
-    (folder / "run.json").write_text(json.dumps(record))
-    with pytest.raises(SystemExit, match="holds a run of other settings .task_settings.budget.steps."):
-        module("run").main(["--task", "smoke", "--methods", "grpo", "--results", str(tmp_path)])
-    assert not (tmp_path / "smoke" / "rewards.json").exists()
+    text = json.dumps(record | {"material": module("material").load_material(record_corpus(module), None).fingerprint})
+    (folder / "run.json").write_text(text)
+    assert planned("--methods", "grpo", "neat", "--retry_failed") == [("start", "grid"), ("neat", "grid")]
+    said = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(said) == 1 and "holds a run of other settings (task_settings.budget.steps)" in said[0]
+    assert (folder / "run.json").read_text() == text
+
+
+def record_corpus(module) -> dict:
+    return module("plan").read_task("smoke")["corpus"]
+
+
+def test_a_wrong_method_file_is_left_out_and_the_others_go_on(module, planned, monkeypatch, capfd):
+    plan, read = module("plan"), module("plan").read
+
+    def broken(folder, name, *keys):
+        found = read(folder, name, *keys)
+        return found | {"options": {"gruop": 4}} if name == "grpo" else found
+
+    monkeypatch.setattr(plan, "read", broken)
+    assert planned("--methods", "grpo", "neat") == [("start", "grid"), ("neat", "grid")]
+    said = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert said == ["comparison: left out: methods/grpo.yaml: trl.GRPOConfig has no option 'gruop'."]
 
 
 def test_runs_of_other_data_are_refused(module, finish, tmp_path):

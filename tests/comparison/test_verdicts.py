@@ -104,10 +104,11 @@ def test_a_log_without_the_two_rewards_gives_no_slope(verdicts, seeds):
 def test_shipped_claims_name_methods_and_kinds_that_there_are(module, verdicts):
     methods = {path.stem for path in (module("plan").HERE / "methods").glob("*.yaml")}
     claims = verdicts.read_claims()
-    assert {"P1", "P2", "P3", "P4", "P5", "N1", "N2", "N3"} <= {one["id"] for one in claims}
+    assert {"P1", "P2", "P3", "P4", "P5", "N1", "N2", "N3", "N4"} <= {one["id"] for one in claims}
+    assert {"L1", "L2", "L3", "L4"} <= {one["id"] for one in claims}
     for one in claims:
-        needed = {one["method"], *one.get("rivals", [])}
-        assert needed <= methods or "dialogue" in one.get("tasks", [])
+        if "method" in one:  # Likra's are of its own runs
+            assert {one["method"], *one.get("rivals", [])} <= methods
 
 
 def test_a_claim_of_no_known_kind(module, verdicts, tmp_path):
@@ -123,3 +124,14 @@ def test_methods_are_paired_by_seed_not_by_place(module, seeds):
     fewer = summaries.Seeds("grpo", found["grpo"].records[1:])
     both = summaries.difference(found["ple"], fewer, "reward/training")
     assert both["seeds"] == 2 and np.allclose([both["low"], both["high"]], 0.0)
+
+
+def test_the_claim_about_the_datasets_responses(verdicts, seeds):
+    found = seeds({"neat": 0.0, "neat_responses": 0.5})
+    n4 = next(claim for claim in verdicts.read_claims() if claim["id"] == "N4")
+    assert n4["tasks"] == ["dialogue"]
+    rows = verdicts.judge(n4, found, 3)
+    assert [(row["against"], row["metric"], row["verdict"]) for row in rows] == [
+        ("neat", "training", "shown"),
+        ("neat", "gold", "contradicted"),
+    ]

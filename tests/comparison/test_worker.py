@@ -15,13 +15,25 @@ def prepared(module, task, tmp_path):
 
 
 @pytest.fixture
+def prepare(module, task, tmp_path):
+    """Make the rewards of a changed smoke task."""
+
+    def make(changed: dict):
+        changed = task | changed
+        material = module("material").load_material(changed["corpus"], None)
+        module("judges").prepare(changed, material, tmp_path / "cache", tmp_path / "results")
+
+    return make
+
+
+@pytest.fixture
 def perform(module, task, prepared, tmp_path):
     """Run a worker in this process; its folder."""
 
-    def work(name: str, stage: str = "grid", place: str = "results", **changed):
+    def work(name: str, stage: str = "grid", place: str = "results", setting: dict | None = None, **changed):
         plan = module("plan")
         method = plan.read_method(name)
-        setting = {} if name == "start" else {"learning_rate": 1e-2}
+        setting = setting or ({} if name == "start" else {"learning_rate": 1e-2})
         run = plan.run_of(task | changed, method, setting, stage, 1)
         folder = plan.folder_of(tmp_path / place, run)
         partial = folder.with_name(folder.name + ".partial")
@@ -75,6 +87,45 @@ def test_the_start_model_has_no_kl_and_the_test_queries_are_for_the_stage_seeds(
 def test_methods_of_other_data_learn(perform, name):
     numbers = numbers_of(perform(name))
     assert numbers[-1]["step"] == 2 and numbers[-1]["kl"]["mean"] > 1e-5
+
+
+@pytest.fixture
+def dialogues(task):
+    """The smoke task with made dialogues."""
+    corpus = {"reader": "made", "seed": 0, "queries": 120, "dialogues": True}
+    return {"corpus": corpus, "guides": "Be kind."}
+
+
+def test_the_datasets_responses_join_the_groups(module, perform, prepare, dialogues, task):
+    prepare(dialogues)
+    folder = perform("neat_responses", "seeds", **dialogues)
+    record = json.loads((folder / "run.json").read_text())
+    log = module("curves").read_log(folder)
+    assert all(f"reward/{kind}" in log[0] for kind in ("positive", "negative", "chosen", "rejected"))
+    assert record["numbers"][-1]["kl"]["mean"] > 1e-5 and record["cost"]["steps"] == 2
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "online_dpo"])
+def test_every_kind_of_method_answers_dialogues(module, perform, prepare, dialogues, name):
+    prepare(dialogues)
+    numbers = numbers_of(perform(name, **dialogues))
+    assert numbers[-1]["step"] == 2 and numbers[-1]["kl"]["mean"] > 1e-5
+
+
+def test_a_method_is_added_in_one_file(module, perform, task, monkeypatch, tmp_path):
+    """The page's example, as it stands there: its runs, its training and its place in the selection."""
+    plan, page = module("plan"), (module("plan").HERE / "README.md").read_text()
+    example = page.split("One file, `methods/NAME.yaml`:")[1].split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "start.yaml").write_text("says: The start model.")
+    (tmp_path / "methods" / "mine.yaml").write_text(example)
+    monkeypatch.setattr(plan, "HERE", tmp_path)
+    methods, faults = plan.read_methods(task)
+    assert [method["name"] for method in methods] == ["start", "mine"] and not faults
+    settings = [run["setting"] for run in plan.grid_runs(task, methods[1])]
+    assert settings[0] == {"learning_rate": 1e-3, "threshold_init": 0.1} and len(settings) == 4
+    folder = perform("mine", setting={"learning_rate": 1e-2, "threshold_init": 0.2}, guides="Be kind.")
+    assert numbers_of(folder)[-1]["step"] == 2 and "mine/grid-lr0.01-threshold_init0.2-seed1" in str(folder)
 
 
 def test_a_loss_that_is_not_finite_fails_with_its_reason(module, perform, monkeypatch):

@@ -62,8 +62,16 @@ def reward_functions(kinds: list[str], reward_model: str, rank):
 
         return reward
 
+    def some_tied(prompts, completions, **kwargs):
+        # all alike for every third query, wherever it is
+        return [
+            1.0 if int(prompt.split()[-1]) % 3 == 0 else reward
+            for prompt, reward in zip(prompts, letter_reward(completions), strict=True)
+        ]
+
     return [
-        {"letters": letters, "model": reward_model}.get(kind) or special({"tied": 1.0, "none": None}.get(kind, kind))
+        {"letters": letters, "some tied": some_tied, "model": reward_model}.get(kind)
+        or special({"tied": 1.0, "none": None}.get(kind, kind))
         for kind in kinds
     ]
 

@@ -56,6 +56,23 @@ RUNS = {
         "penalty_type": "npo",
         "share_prompts": False,
     },
+    "neat, tapered, over those that teach": {
+        "method": "neat",
+        "rewards": ["some tied"],
+        "responses": True,
+        "num_plain": 1,
+        "tapered": True,
+        "skip_shared_prefix": True,
+        "mean_over": "signal",
+    },
+    "ple, tapered, over those that teach, lora": {
+        "method": "ple",
+        "rewards": ["some tied"],
+        "lora": True,
+        "replay": 1,
+        "tapered": True,
+        "mean_over": "signal",
+    },
     "ple, shared prompts, lora": {"method": "ple", "lora": True, "share_prompts": True},
     "neat, gradient checkpointing": {"method": "neat", "responses": True, "gradient_checkpointing": True},
     "ple, weights left in pieces": {"method": "ple", "ds3_gather_for_generation": False},  # under ZeRO-3

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from tests.helpers import DROPPING, build, dataset, with_template
+from tests.helpers import CLOSING, DROPPING, build, dataset, with_template
 from trl_negalign.evaluation.diagnostics import (
     DiagnosticsCallback,
     ches_score,
@@ -128,3 +128,11 @@ def test_bad_preferences(rows, message, tokenizer):
 def test_a_response_in_open_reasoning_is_refused(tokenizer):
     with pytest.raises(ValueError, match="row 0: chosen has no </think>"):
         DiagnosticsCallback(dataset("conversation", responses=True), with_template(tokenizer, DROPPING))
+
+
+def test_pairs_are_rendered_with_the_template_arguments(tokenizer):
+    tokenizer, data = with_template(tokenizer, CLOSING), dataset("conversation", responses=True, rows=1)
+    [(query, chosen, _)] = DiagnosticsCallback(data, tokenizer, chat_template_kwargs={"enable_thinking": False}).pairs
+    assert tokenizer.decode(query).endswith("<think>\n\n</think>\n\n") and tokenizer.decode(chosen) == "a kind word 0"
+    [(query, chosen, _)] = DiagnosticsCallback(data, tokenizer).pairs
+    assert tokenizer.decode(query).endswith("<think>\n") and "</think>" in tokenizer.decode(chosen)

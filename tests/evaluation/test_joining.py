@@ -10,14 +10,25 @@ from trl_negalign.evaluation.joining import join, read_results
 CHAT = {"kind": "chat", "model": "j"}
 
 
-def write(folder, label, rewards, rows=(0, 1, 2), fingerprint="same", reward="r", weights="w", judge=None, **sampling):
+def write(
+    folder,
+    label,
+    rewards,
+    rows=(0, 1, 2),
+    fingerprint="same",
+    reward="r",
+    weights="w",
+    judge=None,
+    function=None,
+    **sampling,
+):
     """A small evaluation on disk; its path."""
     folder.mkdir()
     results = {
         "settings": {"sampling": {"temperature": 1.0, "seed": 0} | sampling, "judge": judge or CHAT},
         "data": {"fingerprint": fingerprint},
         "models": {label: {"weights": "w"}},
-        "rewards": {reward: {"name": reward, "weights": weights}},
+        "rewards": {reward: {"name": reward, "weights": weights} | (function or {})},
         "results": {label: {"reward": {reward: {"mean": sum(rewards) / len(rewards), "standard_error": 0.1}}}},
         "reward_differences": [],
         "win_rates": [{"model": label, "against": "reference", "win": 1}],
@@ -82,7 +93,29 @@ def test_a_reward_model_that_was_moved_is_the_same(tmp_path):
     assert joined["notes"] == []
 
 
-def test_functions_are_the_same_by_name_alone(tmp_path):
+def test_functions_of_one_name_and_other_sources_are_kept_apart(tmp_path):
+    early, late = ({"function": "mine.f", "source": source} for source in ("early", "late"))
+    one = write(tmp_path / "a", "x", [1.0] * 3, reward="mine.f", weights=None, function=early)
+    two = write(tmp_path / "b", "y", [2.0] * 3, reward="mine.f", weights=None, function=late)
+    third = write(tmp_path / "c", "z", [5.0] * 3, reward="mine.f", weights=None, function=late)
+    joined = join([one, two, third])
+    names = [list(found["reward"])[0] for found in joined["results"].values()]
+    assert names[0] != names[1] == names[2] and all(name.startswith("mine.f (") for name in names)
+    assert [(found["model"], found["baseline"]) for found in joined["reward_differences"]] == [("y", "z")]
+    assert joined["notes"][0].startswith("mine.f is not one reward but 2, which are not subtracted: ")
+
+
+def test_two_functions_of_one_source_go_by_their_names(tmp_path):
+    """As two that a factory made, with other numbers."""
+    made = {"function": "mine.make.<locals>.reward", "source": "same"}
+    one = write(tmp_path / "a", "x", [1.0] * 3, reward="mine.short", weights=None, function=made)
+    two = write(tmp_path / "b", "y", [2.0] * 3, reward="mine.long", weights=None, function=made)
+    joined = join([one, two])
+    assert [list(found["reward"]) for found in joined["results"].values()] == [["mine.short"], ["mine.long"]]
+    assert joined["reward_differences"] == []
+
+
+def test_functions_without_a_source_are_the_same_by_name_alone(tmp_path):
     one = write(tmp_path / "a", "x", [1.0] * 3, reward="mine.f", weights=None)
     two = write(tmp_path / "b", "y", [2.0] * 3, reward="mine.g", weights=None)
     third = write(tmp_path / "c", "z", [3.0] * 3, reward="mine.g", weights=None)
@@ -117,6 +150,18 @@ def test_other_sampling_is_noted(tmp_path):
     one, two = write(tmp_path / "a", "x", [1.0] * 3), write(tmp_path / "b", "y", [1.0] * 3, temperature=0.5)
     assert join([one, two])["notes"] == [f"{two} sampled otherwise than {one}: temperature 0.5, not 1.0."]
     assert join([one])["notes"] == []
+
+
+def test_other_rendering_is_noted(tmp_path):
+    one, two = write(tmp_path / "a", "x", [1.0] * 3), write(tmp_path / "b", "y", [1.0] * 3)
+    results = json.loads((two / "results.json").read_text())
+    results["settings"]["chat_template_kwargs"] = {"enable_thinking": False}
+    (two / "results.json").write_text(json.dumps(results))
+    [note] = join([one, two])["notes"]
+    assert note == (
+        f"{two} rendered conversations otherwise than {one}: chat_template_kwargs {{'enable_thinking': False}}, "
+        "not None."
+    )
 
 
 def test_without_completions_there_are_no_differences(tmp_path):

@@ -30,6 +30,32 @@ def test_the_test_split_with_its_references(folder):
     assert queries.source["split"] == "test" and queries.source["reference_column"] == "chosen"
 
 
+def test_queries_are_rendered_with_the_template_arguments(tokenizer, tmp_path):
+    dataset("conversation", responses=True, rows=4).to_json(tmp_path / "rows.jsonl")
+    tokenizer = with_template(tokenizer, CLOSING)
+    plain, short = (
+        load_queries(str(tmp_path / "rows.jsonl"), chat_template_kwargs=given)
+        for given in (None, {"enable_thinking": False})
+    )
+    assert (
+        plain.select([2]).chat_template_kwargs is None
+        and load_queries(str(tmp_path / "rows.jsonl"), chat_template_kwargs={}).chat_template_kwargs is None
+    )
+    [query] = short.select([2]).query_ids(tokenizer)
+    assert tokenizer.decode(query) == "[user]\nquestion number 2\n[assistant]\n<think>\n\n</think>\n\n"
+    assert tokenizer.decode(plain.query_ids(tokenizer)[2]).endswith("<think>\n")
+    assert [tokenizer.decode(queries.reference_ids(tokenizer)[2]) for queries in (plain, short)] == [
+        "\n</think>\n\na kind word 2",
+        "a kind word 2",
+    ]
+    # in how long they are, too
+    context = max(map(len, plain.query_ids(tokenizer))) + 1
+    reader = {"model": (tokenizer, context)}
+    assert len(drop_long(plain, reader, max_new_tokens=1, with_references=False).rows) == 4
+    with pytest.raises(ValueError, match="No query is left"):
+        drop_long(short, reader, max_new_tokens=1, with_references=False)
+
+
 def test_another_column_as_reference(folder):
     assert load_queries(folder, reference_column="rejected").references[0] == " nobody said 0"
 

@@ -1,7 +1,10 @@
+import importlib
 import json
 import math
 import shutil
 import statistics
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
-from tests.conftest import save
-from tests.helpers import dataset, letter_reward
+from tests.conftest import CHAT_TEMPLATE, save
+from tests.helpers import dataset, letter_reward, with_template
+from trl_negalign.evaluation.evaluate import evaluate
+from trl_negalign.evaluation.fingerprints import function_parts
+from trl_negalign.evaluation.generation import Sampling
 from trl_negalign.evaluation.queries import Queries, as_response
 from trl_negalign.evaluation.rewards import (
     RewardModel,
@@ -34,11 +40,16 @@ def responses(style) -> list:
     return [as_response(text, style != "string") for text in COMPLETIONS]
 
 
-@pytest.mark.parametrize("style", ["string", "conversation"])
-def test_a_reward_model_scores_as_in_trls_trainer(style, saved_model, saved_reward_model, tmp_path):
-    args = GRPOConfig(str(tmp_path), per_device_train_batch_size=2, num_generations=2, use_cpu=True, bf16=False)
+@pytest.mark.parametrize(
+    ("style", "rendered"), [("string", None), ("conversation", None), ("conversation", {"ending": " indeed"})]
+)
+def test_a_reward_model_scores_as_in_trls_trainer(style, rendered, saved_model, reward_model, tokenizer, tmp_path):
+    ending = CHAT_TEMPLATE.replace("{{ '<|end|>", "{{ ending }}{{ '<|end|>")
+    saved_reward_model = save(reward_model, with_template(tokenizer, ending), tmp_path / "reward")
+    options = {"per_device_train_batch_size": 2, "num_generations": 2, "use_cpu": True, "bf16": False}
+    args = GRPOConfig(str(tmp_path), chat_template_kwargs=rendered, **options)
     trainer = GRPOTrainer(saved_model, saved_reward_model, args=args, train_dataset=dataset(style))
-    queries = make_queries(style)
+    queries = replace(make_queries(style), chat_template_kwargs=rendered)
     rows = [{"prompt": prompt} for prompt in queries.prompts]
     expected = trainer._calculate_rewards(rows, queries.prompts, responses(style), [[1]] * 3)[:, 0]
     for batch_size in (1, 2, 8):
@@ -212,6 +223,83 @@ def test_functions_by_name_and_packaged_ones(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="is no packaged one"):
         Scorer("sentiment", tmp_path)
+
+
+FACTORY = """
+from functools import partial
+
+class Longest:
+    def __call__(self, completions, **kwargs):
+        return [float(len(text)) for text in completions]
+
+def base(completions, factor, **kwargs):
+    return [factor * len(text) for text in completions]
+
+longest, doubled = Longest(), partial(base, factor=2)
+def plain(completions, **kwargs):
+    return [1.0] * len(completions)
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module of rewards, anew for each text, as two processes would find it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(text, name="own_rewards"):
+        (tmp_path / f"{name}.py").write_text(text)
+        for known in ("own_rewards", "other_rewards"):
+            sys.modules.pop(known, None)
+        importlib.invalidate_caches()
+
+    yield write
+    for known in ("own_rewards", "other_rewards"):
+        sys.modules.pop(known, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "defined"), [("plain", "plain"), ("longest", "Longest"), ("doubled", "base")], ids=lambda name: name
+)
+def test_a_function_is_identified_by_its_source(name, defined, module, tmp_path):
+    def identity():
+        return Scorer(f"own_rewards.{name}", tmp_path).identity
+
+    module(FACTORY)
+    first = identity()
+    assert first["function"] == f"own_rewards.{defined}" and first["weights"] is None and len(first["source"]) == 32
+    module(FACTORY)
+    assert identity() == first
+    module(FACTORY.replace("1.0", "1.5"))
+    assert [key for key in first if identity()[key] != first[key]] == ["source"]
+
+
+def test_a_function_that_was_edited_since_is_refused(module, saved_model, tmp_path):
+    options = {"metrics": ("reward",), "rewards": ("own_rewards.plain",), "sampling": Sampling(max_new_tokens=2)}
+    module(FACTORY)
+    before = evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    module(FACTORY.replace("1.0", "1.5"))
+    with pytest.raises(ValueError, match=r"'own_rewards.plain' has changed since \(source\)"):
+        evaluate([saved_model], make_queries(), tmp_path / "out", **options)
+    after = evaluate([saved_model], make_queries(), tmp_path / "out", overwrite=True, **options)
+    one, two = (found["rewards"]["own_rewards.plain"] for found in (before, after))
+    assert one["function"] == two["function"] == "own_rewards.plain" and one["source"] != two["source"]
+
+
+def test_a_function_that_another_module_set_up(module, tmp_path):
+    """The module of the name may hand other arguments to the module of the function."""
+    module(FACTORY)
+    found = []
+    for factor in (2, 3):
+        text = f"from functools import partial\nfrom own_rewards import base\nmine = partial(base, factor={factor})\n"
+        module(text, "other_rewards")
+        found.append(Scorer("other_rewards.mine", tmp_path).identity)
+    first, second = found
+    assert first["function"] == second["function"] == "own_rewards.base" and first["source"] != second["source"]
+
+
+def test_a_function_without_a_file_has_no_source():
+    assert function_parts(len, "builtins.len") == {"weights": None, "function": "builtins.len", "source": None}
 
 
 def test_mean_and_error_by_hand():

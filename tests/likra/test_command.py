@@ -121,6 +121,9 @@ def test_another_run_in_the_folder_is_refused_and_overwritten(config, capsys):
     assert likra("--config", config(max_steps=2)) == 0
     assert likra("--config", config(max_steps=2, lora_r=4)) == 2
     assert "holds heads with lora_r 8, and now it is 4" in capsys.readouterr().err
+    # its scores would be read as this base's
+    assert likra("--config", config(max_steps=2, dtype="bfloat16")) == 2
+    assert "holds heads with dtype 'float32', and now it is 'bfloat16'" in capsys.readouterr().err
     # nothing is removed for a run that cannot be
     assert likra("--config", config(max_steps=2, save_examples=[9], lora_r=4), "--overwrite") == 2
     assert [row["examples"] for row in results()["rows"]] == [0, 8, 16]

@@ -44,6 +44,22 @@ def test_the_table_shows_errors_and_what_is_undefined():
     assert lines[3].startswith("| 32 | 1.000 ± 0.000 | 0.500 ± 0.050 | 0.750 ± 0.043 |")
 
 
+def test_a_few_questions_have_no_errors(tmp_path, monkeypatch):
+    import matplotlib.axes
+
+    drawn, original = [], matplotlib.axes.Axes.errorbar
+
+    def spy(self, examples, shares, errors, **options):
+        drawn.append(errors)
+        return original(self, examples, shares, errors, **options)
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "errorbar", spy)
+    assert "| 32 | 1.000 (n < 10) | 0.500 (n < 10) | 0.750 (n < 10) |" in curve_table(rows(), 9)
+    assert "±" not in curve_table(rows(), 9) and "±" in curve_table(rows(), 10)
+    plot_curve(rows(), 9, {"acc": 0.5, "acc_norm": 0.0}, 0.375, tmp_path / "curve.png")
+    assert drawn and set(drawn) == {None}
+
+
 def test_the_picture_shows_accuracies_with_their_errors(tmp_path, monkeypatch):
     import matplotlib.axes
 

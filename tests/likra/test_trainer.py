@@ -1,5 +1,6 @@
 """Heads are trained by maximum likelihood on the answers, saved on the way, and go on after a stop."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
-from tests.conftest import tiny_model
+from tests.conftest import save, tiny_model
 from tests.helpers import CLOSING, DROPPING, dataset, with_template
 from tests.likra.slow import option_logp, text_logp
 from trl_negalign.likra.config import LikraConfig
 from trl_negalign.likra.model import LikraModel
 from trl_negalign.likra.questions import read_questions
+from trl_negalign.likra.reward import LikraReward
 from trl_negalign.likra.trainer import point_steps, saved_points
 
 
@@ -63,6 +65,35 @@ def test_a_step_follows_the_gradient_of_the_answers_mean_log_likelihood(make_tra
     trainer.train()
     for name, value in head.items():
         torch.testing.assert_close(value.detach(), expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_the_chat_templates_arguments_are_the_heads(make_trainer, make_model, tokenizer, tmp_path):
+    """In training, in what is saved, in scoring and as a reward; another choice is another training."""
+    tokenizer, data = with_template(tokenizer, CLOSING), dataset("conversation", responses=True, rows=8)
+    short = {"chat_template_kwargs": {"enable_thinking": False}}
+    base = save(make_model(), tokenizer, tmp_path / "base")
+    trainer = make_trainer(base, data, tokenizer, **short)
+    closed = "[user]\nquestion number 3\n[assistant]\n<think>\n\n</think>\n\n"
+    texts = [tokenizer.decode(row["input_ids"]) for row in trainer.tokenized("positive")]
+    assert closed + "a kind word 3" in texts
+    trainer.train()
+    trainer.save_model()
+    heads = LikraModel.from_pretrained(trainer.args.output_dir)
+    for found in (trainer.heads, heads):
+        [item] = found.encode([data[3]["prompt"]], [["a kind word 3"]])
+        assert tokenizer.decode(item.query) == closed
+    other = make_trainer(base, data, tokenizer)
+    # with reasoning, its end is part of the answer
+    labels = [[*itertools.chain(*one.tokenized("positive")["labels"])] for one in (trainer, other)]
+    assert labels[0].count(-100) > labels[1].count(-100)
+    with pytest.raises(ValueError, match="holds heads with chat_template_kwargs {'enable_thinking': False}, and now"):
+        other.train(resume_from_checkpoint=True)
+    reward = LikraReward(heads)
+    rewards = reward([data[3]["prompt"]], [data[3]["chosen"]])
+    (positive, negative), ids = (heads.all_logps(head, [item])[0] for head in HEADS), item.options[0]
+    assert rewards == [pytest.approx((positive - negative).item() / len(ids))]
+    with pytest.raises(ValueError, match="is for conversations, and train_dataset has texts"):
+        make_trainer(**short)
 
 
 def test_answers_are_tokenized_alike_in_training_and_scoring(any_tokenizer, make_trainer):

@@ -1,15 +1,18 @@
 """`negalign evaluate`: models and flags in, a table out; bad input is one line."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.conftest import save
 from tests.evaluation.judge_server import JudgeServer, say, shorter
-from tests.helpers import dataset
+from tests.helpers import CLOSING, dataset, with_template
 from trl_negalign.cli import run_command
+from trl_negalign.evaluation import generation, kl, perplexity
 from trl_negalign.scripts.evaluate import run
 
 
@@ -29,6 +32,35 @@ def evaluate(*options) -> int:
 
 
 QUICK = ("--num_queries", 4, "--max_new_tokens", 6)
+
+
+def test_chat_template_arguments(tokenizer, make_model, monkeypatch, capsys):
+    """In sampling, perplexity and KL; another choice is another evaluation."""
+    model = save(make_model(), with_template(tokenizer, CLOSING), "model")
+    dataset("conversation", responses=True, rows=4).to_json("chats.jsonl")
+    decoded, scored = [], []
+    generate, score, divergence = generation.generate_batch, perplexity.response_nlls, kl.completion_kl
+    monkeypatch.setattr(
+        generation, "generate_batch", lambda *args: decoded.extend(map(tokenizer.decode, args[2])) or generate(*args)
+    )
+    monkeypatch.setattr(perplexity, "response_nlls", lambda *args: scored.extend(args[1]) or score(*args))
+    monkeypatch.setattr(kl, "completion_kl", lambda *args: scored.extend(args[1]) or divergence(*args))
+    options = ("--model", model, "--data", "chats.jsonl", "--metrics", "ppl", "length", "kl", "--kl_reference", model)
+    options = (*options, *QUICK, "--out", "out")
+    short = ("--chat_template_kwargs", '{"enable_thinking": false}')
+    assert evaluate(*options, *short) == 0
+    assert len(decoded) == 4 and len(scored) == 8
+    assert all(text.endswith("<think>\n\n</think>\n\n") for text in decoded)
+    assert all(tokenizer.decode(query).endswith("<think>\n\n</think>\n\n") for query, _ in scored)
+    before = json.loads(Path("out/results.json").read_text())
+    assert before["settings"]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert evaluate(*options) == 2
+    assert "another evaluation (other settings: chat_template_kwargs)" in capsys.readouterr().err
+    assert evaluate(*options, "--overwrite") == 0  # nothing of the other's is taken for it
+    assert len(decoded) == 8 and decoded[-1].endswith("<think>\n")
+    assert json.loads(Path("out/results.json").read_text())["results"] != before["results"]
+    assert evaluate(*options, "--chat_template_kwargs", "[1]") == 2
+    assert "--chat_template_kwargs '[1]' is no JSON object" in capsys.readouterr().err
 
 
 def test_everything_and_a_comparison(saved_model, capsys, monkeypatch):
@@ -181,6 +213,8 @@ def test_the_packaged_model_by_name():
         (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', "queries.jsonl, line 2 is no UTF-8 text"),
         (b'{"prompt": "a"}\n{"prompt": null}\n', "queries.jsonl, test, row 1: prompt is null"),
         (b'{"prompt": null}\n{"prompt": "a"}\n', "queries.jsonl, test, row 0: prompt is null"),
+        (b'{"prompt": 5}\n{"prompt": 6}\n', "queries.jsonl, test, row 0: prompt is no list of messages"),
+        (b'{"prompt": "a"}\n{"prompt": "b\n', "queries.jsonl, line 2: Invalid control character at column 14"),
     ],
 )
 def test_a_file_of_data_with_a_fault(content, message, saved_model, capsys):
@@ -202,6 +236,40 @@ def test_overwrite_replaces_results_and_nothing_else(saved_model, capsys):
     assert evaluate(*command, "--out", ".", "--overwrite") == 2
     assert "holds the dataset 'prompts.jsonl'" in capsys.readouterr().err
     assert Path("user/table.md").read_text() == "mine"
+
+
+def test_an_interrupted_evaluation_can_be_overwritten(saved_model, monkeypatch):
+    """Its manifest comes before its first file, and names what a write that was cut off leaves."""
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--metrics", "length", "--out", "out")
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("trl_negalign.evaluation.evaluate.model_results", stop)
+        evaluate(*command)
+    assert list(Path("out/kept").rglob("*.parquet")) and not Path("out/results.json").exists()
+    Path("out/completions.parquet.0123abcd.unfinished").write_bytes(b"PAR1")
+    assert evaluate(*command, "--overwrite") == 0
+
+
+def test_the_kl_reference_s_folder_is_not_written_to(saved_model, tmp_path, capsys):
+    own = shutil.copytree(saved_model, tmp_path / "own")
+    options = ("--model", f"m={saved_model}", "--data", "prompts.jsonl", *QUICK, "--metrics", "kl")
+    assert evaluate(*options, "--kl_reference", own, "--out", own) == 2
+    assert f"is the model {str(own)!r}" in capsys.readouterr().err
+    assert not list(own.glob("*.parquet"))
+
+
+def test_a_cut_off_table_is_named_in_one_line(saved_model, capsys):
+    command = ("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--metrics", "length")
+    for name in ("one", "two"):
+        assert evaluate(*command, "--out", name) == 0
+    Path("one/completions.parquet").write_bytes(b"PAR1")
+    assert evaluate("--compare", "one", "two", "--out", "both") == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "one/completions.parquet" in error.splitlines()[-1]
+    assert not Path("both").exists()
 
 
 def test_an_error_in_the_work_keeps_its_traceback_and_no_secret_is_written(saved_model, capsys, monkeypatch):

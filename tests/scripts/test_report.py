@@ -32,6 +32,26 @@ def test_several_runs_over_each_other(neat_run, ple_run, tmp_path, capsys):  # n
     assert (tmp_path / "both-figures" / "gap.png").exists()
 
 
+@pytest.mark.parametrize("there", ["page.html", "page-figures/reward.png", "page.html/file"])
+def test_what_is_no_report_is_not_written_over(there, neat_run, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / there
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("<!DOCTYPE html><title>negalign report: my thesis</title>")
+    assert report(neat_run, "--out", tmp_path / "page.html") == 2
+    error = capsys.readouterr().err
+    named = path.parent if there.endswith("file") else path
+    assert f"negalign report: {str(named)!r} is there, is no report of negalign's" in error
+    assert "Name another page with --out, or move it away." in error and error.count("\n") == 1
+    assert path.read_text().endswith("my thesis</title>") and not list(tmp_path.rglob("gap.png"))
+
+
+def test_a_report_is_replaced_wherever_it_was_written(neat_run, ple_run, tmp_path):  # noqa: F811
+    assert report(neat_run, "--out", tmp_path / "page.html") == 0
+    first = (tmp_path / "page.html").read_text()
+    assert report(ple_run, "--out", tmp_path / "page.html") == 0
+    assert "PLE" in (tmp_path / "page.html").read_text() != first
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -6,11 +6,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import transformers
+import trl
 import yaml
+from packaging.version import Version
 
 from tests.helpers import DROPPING, dataset, with_template
 from trl_negalign.cli import main
 from trl_negalign.scripts.launching import launch_files
+from trl_negalign.trainer import seams
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -81,6 +85,18 @@ def test_it_is_watched_unless_told_otherwise(config):
     assert json.loads(Path("out/warnings.jsonl").read_text())["name"] == "tied_groups"
     assert main(["neat", "--config", config(**options, watch=False), "--overwrite"]) == 0
     assert not Path("out/warnings.jsonl").exists()
+
+
+@pytest.mark.parametrize("working", [False, True])
+def test_a_trl_that_does_not_fit_is_one_line(working, config, monkeypatch, capsys):
+    if working:  # found once it samples
+        monkeypatch.setitem(seams.GENERATED, "prompt_ids", 2)
+    else:
+        monkeypatch.setitem(seams.OVERRIDDEN, "_generate", ("prompts", "more"))
+    assert main(["neat", "--config", config(disable_tqdm=True)]) == 2
+    error = capsys.readouterr().err
+    assert f"negalign neat: TRL {trl.__version__} changed GRPOTrainer._generate: it " in error.splitlines()[-1]
+    assert "install one of those, or a newer trl-negalign" in error and "Traceback" not in error
 
 
 def test_a_launch_file_by_name(config, capfd):
@@ -217,12 +233,16 @@ def test_several_rewards_of_all_kinds(config, saved_reward_model):
     assert sum(key.startswith("rewards/") and key.endswith("/mean") for key in log("out")[0]) == 3
 
 
+# how transformers heads a later topic, before its release 5 and since
+LATER_TOPIC = (
+    "Optimizer:" if Version(transformers.__version__) >= Version("5") else "Other options of TrainingArguments:"
+)
+
+
 def test_help_is_by_topic_and_without_grpos_own_options(capsys):
     with pytest.raises(SystemExit):
         main(["neat", "--help"])
     shown = capsys.readouterr().out
-    places = [
-        shown.index(part) for part in ("Group:", "--positive_prompt", "Objective:", "--sft_weight", "Optimizer:")
-    ]
+    places = [shown.index(part) for part in ("Group:", "--positive_prompt", "Objective:", "--sft_weight", LATER_TOPIC)]
     assert places == sorted(places)
     assert "(default: 0.1)" in shown and "--epsilon" not in shown

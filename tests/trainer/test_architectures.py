@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from trl.trainer import utils
@@ -194,6 +195,8 @@ def test_a_text_model(name, tokenizer, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", names(COMPOSITE))
 def test_the_text_of_a_composite_model(name, tokenizer, tmp_path, monkeypatch):
+    if name == "qwen2.5-vl" and Version(transformers.__version__) < Version("5"):
+        pytest.skip("its positions are configured in another way before transformers 5")
     model = composite_model(name, tokenizer)
     assert model.config.get_text_config() is not model.config
     assert_trains(model, tokenizer, tmp_path, monkeypatch, packs=False)

@@ -1,7 +1,8 @@
 """Bad input: one clear error that names the field and the remedy, before a model is loaded."""
 
 import pytest
-from trl import TrlParser
+from datasets import Dataset
+from trl import GRPOConfig, TrlParser
 
 from tests.helpers import METHODS, build, dataset
 from trl_negalign import NEATConfig, PLEConfig
@@ -33,6 +34,8 @@ def test_the_base_configuration(out):
 @pytest.mark.parametrize("given", [{"seed": 1}, '{"seed": 1}'])
 @pytest.mark.parametrize("mode", ["server", "colocate"])
 def test_a_seed_for_every_sample_of_vllm(out, mode, given):
+    if isinstance(given, str) and isinstance(GRPOConfig(**out, generation_kwargs="{}").generation_kwargs, str):
+        pytest.skip("this TRL takes no JSON here")
     with pytest.raises(ValueError, match="generation_kwargs has seed=1: vLLM would draw the same completion"):
         NEATConfig(**out, use_vllm=True, vllm_mode=mode, generation_kwargs=given)
 
@@ -77,6 +80,17 @@ def test_batch_that_tears_groups(out):
         (NEATConfig, {"share_prompts": "maybe"}, "share_prompts='maybe' is unknown. Use 'auto', True or False"),
         (PLEConfig, {"share_prompts": None}, "share_prompts=None is unknown. Use 'auto', True or False"),
         (NEATConfig, {"guide_placement": "assistant"}, "guide_placement='assistant' is unknown"),
+        (NEATConfig, {"mean_over": "tokens"}, "mean_over='tokens' is unknown. Use one of 'groups', 'signal'"),
+        (
+            PLEConfig,
+            {"mean_over": "signal", "gradient_accumulation_steps": 4, "steps_per_generation": 2},
+            "mean_over='signal' counts .* gradient_accumulation_steps=4 does not divide steps_per_generation=2. Set",
+        ),
+        (
+            NEATConfig,
+            {"skip_shared_prefix": True, "ranking_weight": 0.0, "penalty_weight": 0.0},
+            "skip_shared_prefix=True is about the ranking and the penalty.*are 0. Leave it out",
+        ),
         (PLEConfig, {"threshold_decay": 0.0}, r"threshold_decay=0.0 must lie in \(0, 1\]"),
         (PLEConfig, {"threshold_decay": 1.5}, r"threshold_decay=1.5 must lie in \(0, 1\]"),
         (PLEConfig, {"threshold_init": float("inf")}, "threshold_init=inf must be a finite number"),
@@ -176,6 +190,11 @@ class TestDatasets:
     def test_empty_query(self, method, tmp_path, empty):
         data = dataset().map(lambda row, i: {"prompt": empty if i == 5 else row["prompt"]}, with_indices=True)
         with pytest.raises(ValueError, match=r"train_dataset\[5\]\['prompt'\] is empty"):
+            self.build(method, tmp_path, data)
+
+    def test_a_query_that_is_a_number(self, method, tmp_path):
+        data = Dataset.from_dict({"prompt": list(range(16))})
+        with pytest.raises(ValueError, match=r"train_dataset\[0\]\['prompt'\] is 0, and must be a text or messages"):
             self.build(method, tmp_path, data)
 
     def test_images(self, method, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.helpers import GUIDES, build, dataset, letter_reward
+from tests.conftest import tiny_gpt2
+from tests.helpers import GUIDES, LOSS_ERROR, build, dataset, is_scoring, letter_reward
 from trl_negalign import NEATConfig
 from trl_negalign.trainer import group_trainer
 
@@ -164,7 +164,7 @@ def test_loss_and_gradients(method, options, responses, style, scale, make_model
     loss.backward()
 
     logged = [log["loss"] for log in trainer.state.log_history if "loss" in log][0]
-    assert logged == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
+    assert logged == pytest.approx(loss.item(), rel=1e-5, abs=LOSS_ERROR)
     difference = math.sqrt(sum((moved[n] - p.grad).norm().item() ** 2 for n, p in reference.named_parameters()))
     size_of_gradient = math.sqrt(sum(p.grad.norm().item() ** 2 for p in reference.parameters()))
     assert size_of_gradient > 1e-3
@@ -190,7 +190,7 @@ def test_the_guide_is_sampled_from_but_never_trained_on(style, share, model, tok
         return generate(self, prompt_ids, *args, **kwargs)
 
     def record_scored(module, args, kwargs):
-        if kwargs.get("fused_lm_head"):
+        if is_scoring(kwargs):
             trained_on.extend(tokenizer.batch_decode(kwargs["input_ids"]))
 
     monkeypatch.setattr(type(trainer), "_generate_single_turn", record_generate)
@@ -213,24 +213,6 @@ def test_the_guide_is_sampled_from_but_never_trained_on(style, share, model, tok
 @pytest.mark.parametrize("method", ["neat", "ple"])
 def test_models_with_learnt_positions(method, share, tokenizer, tmp_path):
     """GPT-2, which PLE's paper trains: a query's log-probabilities must not depend on what it is padded beside."""
-
-    def gpt2():
-        torch.manual_seed(0)
-        config = GPT2Config(
-            vocab_size=len(tokenizer),
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            n_positions=128,
-            initializer_range=0.3,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-        )
-        return GPT2LMHeadModel(config)
-
     data = Dataset.from_dict({"prompt": ["a bitter review", "How do I boil an egg? Put it in hot water for seven"]})
     seen, found = [], {}
 
@@ -239,7 +221,7 @@ def test_models_with_learnt_positions(method, share, tokenizer, tmp_path):
         return letter_reward(completions)
 
     options = {"max_steps": 1, "beta": 0.1, "peft_config": LoraConfig(), "share_prompts": share}
-    trainer = build(method, gpt2(), tokenizer, tmp_path, data, reward, **options)
+    trainer = build(method, tiny_gpt2(tokenizer, n_layer=2), tokenizer, tmp_path, data, reward, **options)
     group_loss = trainer.group_loss
 
     def record(token_logps, batch):
@@ -249,8 +231,9 @@ def test_models_with_learnt_positions(method, share, tokenizer, tmp_path):
 
     trainer.group_loss = record
     trainer.train()
+    untrained = tiny_gpt2(tokenizer, n_layer=2).eval()
     expected = {
-        tuple(ids): sequence_log_probs(gpt2().eval(), tokenizer(prompt)["input_ids"], ids).float().detach()
+        tuple(ids): sequence_log_probs(untrained, tokenizer(prompt)["input_ids"], ids).float().detach()
         for prompt, ids in seen
     }
     for log_probs, mask in found.values():
@@ -287,5 +270,5 @@ def test_the_kl_term(make_model, tokenizer, tmp_path):
         terms.append((ratio.exp() - ratio - 1).mean().item())
     log = trainer.state.log_history[0]
     assert log["kl"] == pytest.approx(sum(terms) / len(terms), rel=1e-4)
-    assert log["loss"] == pytest.approx(0.5 * log["kl"], rel=1e-5)
+    assert log["loss"] == pytest.approx(0.5 * log["kl"], abs=LOSS_ERROR)
     assert log["kl"] > 1e-3

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 
-from tests.helpers import GUIDES, LOSS_ERROR, METHODS, build, dataset, letter_reward, text_of
+from tests.helpers import GUIDES, LOSS_ERROR, METHODS, build, dataset, letter_reward, seen_batches, text_of
 from trl_negalign import NEATConfig, NEATTrainer, PLETrainer
 from trl_negalign.trainer.checkpoints import STATE_NAME
 
@@ -454,15 +454,9 @@ def test_mask_truncated_completions_takes_them_out_of_the_group(model, tokenizer
     # six tokens are never enough for this model to end by itself, except that one answer of the dataset is short
     data = dataset(responses=True).map(lambda row: {"chosen": " a", "rejected": " b"})
     trainer = build("neat", model, tokenizer, tmp_path, data, mask_truncated_completions=True, max_steps=1)
-    seen = {}
-    group_loss = trainer.group_loss
-
-    def record(token_logps, batch):
-        seen.update(batch)
-        return group_loss(token_logps, batch)
-
-    trainer.group_loss = record
+    batches = seen_batches(trainer)
     trainer.train()
+    seen = batches[-1]
     truncated = seen["completion_mask"].sum(-1) == 0
     assert truncated.any() and not truncated.all()
     assert torch.equal(seen["rewards"].isnan(), truncated)
@@ -624,4 +618,4 @@ def test_mixtures_of_experts_keep_their_balancing_loss(method, tokenizer, tmp_pa
     trainer.train()
     log = trainer.state.log_history[0]
     assert log["aux_loss"] > 0
-    assert log["loss"] == pytest.approx(0.5 * log["aux_loss"], abs=LOSS_ERROR)
+    assert log["loss"] == pytest.approx(trainer.router_aux_loss_coef * log["aux_loss"], abs=LOSS_ERROR)

@@ -5,8 +5,10 @@ from contextlib import suppress
 
 import pytest
 from datasets import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel
+from peft import LoraConfig
+from transformers import OPTConfig, OPTForCausalLM
 
+from tests.conftest import tiny_gpt2
 from tests.helpers import build, dataset
 from trl_negalign.trainer import lengths
 
@@ -61,11 +63,38 @@ def test_a_round_past_the_model_s_context(caplog, make_model, tokenizer, tmp_pat
     assert "longer than the 10 tokens that max_completion_length=6 leaves of max_position_embeddings=16" in found[0]
 
 
+def gpt2(tokenizer, positions):
+    return tiny_gpt2(tokenizer, n_positions=positions)
+
+
+def opt(tokenizer, positions):
+    size = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    size |= {"max_position_embeddings": positions, "word_embed_proj_dim": 16, "vocab_size": len(tokenizer)}
+    return OPTForCausalLM(OPTConfig(**size, bos_token_id=1, eos_token_id=2, pad_token_id=0))
+
+
+@pytest.mark.parametrize("make", [gpt2, opt])
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_table_of_positions_that_is_too_short_is_refused(make, lora, tokenizer, tmp_path):
+    longest = QUERIES[15]["prompt"]
+    plain = tokens(tokenizer, longest)
+    guided = max(tokens(tokenizer, guide + "\n\n" + longest) for guide in ("Answer kindly.", "Answer rudely."))
+    options = {"peft_config": LoraConfig(r=2, target_modules="all-linear")} if lora else {}
+    message = (
+        f"has {guided + 5} learnt positions .*: the longest query takes {guided} of them, {guided - plain} for its "
+        "guide, and max_completion_length=6 more.*Lower max_completion_length"
+    )
+    with pytest.raises(ValueError, match=message):
+        build("neat", make(tokenizer, guided + 5), tokenizer, tmp_path, QUERIES, **options)
+    if not lora:
+        build("neat", make(tokenizer, guided + 6), tokenizer, tmp_path, QUERIES, max_steps=1).train()
+
+
 def test_a_table_of_positions_is_named_before_its_index_error(caplog, tokenizer, tmp_path):
-    size = {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
-    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    model = GPT2LMHeadModel(GPT2Config(**size, **ends))
-    found = warnings_of(caplog, build("neat", model, tokenizer, tmp_path, QUERIES))
+    """Where a stream's later queries are too long, which only its rounds show."""
+    positions = tokens(tokenizer, "Answer kindly.\n\nquestion") + 6
+    trainer = build("neat", gpt2(tokenizer, positions), tokenizer, tmp_path, QUERIES.to_iterable_dataset())
+    found = warnings_of(caplog, trainer)
     assert len(found) == 1 and "an index error where positions are looked up" in found[0]
 
 

@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.conftest import CHAT_TEMPLATE, save
-from tests.helpers import METHODS, build, dataset
+from tests.conftest import CHAT_TEMPLATE, save, tiny_gpt2
+from tests.helpers import METHODS, build, dataset, seen_batches
 from trl_negalign.trainer.checkpoints import STATE_NAME
 
 
@@ -65,28 +64,9 @@ def test_sampling_leaves_an_evaluated_model_in_evaluation(model, tokenizer, tmp_
     assert "eval_reward/plain" in metrics
 
 
-@pytest.fixture
-def saved_gpt2(tokenizer, tmp_path):
+def test_a_separate_reference_model_numbers_positions_as_the_policy_does(tokenizer, tmp_path):
     """Learnt positions: padding shows in the log-probabilities unless a row's mask numbers them."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_embd=16,
-        n_layer=1,
-        n_head=2,
-        n_positions=128,
-        initializer_range=0.3,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return save(GPT2LMHeadModel(config), tokenizer, tmp_path / "gpt2")
-
-
-def test_a_separate_reference_model_numbers_positions_as_the_policy_does(saved_gpt2, tokenizer, tmp_path):
+    saved_gpt2 = save(tiny_gpt2(tokenizer), tokenizer, tmp_path / "gpt2")
     data = Dataset.from_dict({"prompt": ["one", "a query of many more words than the other one"] * 4})
     options = {"beta": 0.1, "share_prompts": False, "shuffle_dataset": False}
     trainer = build("neat", saved_gpt2, tokenizer, tmp_path, data, **options)
@@ -120,17 +100,12 @@ def test_dataset_responses_are_rendered_with_the_template_arguments(model, token
     tokenizer.chat_template = CHAT_TEMPLATE.replace(
         "{{ '<|end|>", "{% if message['role'] == 'assistant' %}{{ ending }}{% endif %}{{ '<|end|>"
     )
-    data, seen = dataset("conversation", responses=True), {}
+    data = dataset("conversation", responses=True)
     options = {"chat_template_kwargs": {"ending": " indeed"}, "max_completion_length": 40, "max_steps": 1}
     trainer = build("neat", model, tokenizer, tmp_path, data, **options)
-    group_loss = trainer.group_loss
-
-    def record(token_logps, batch):
-        seen.update(batch)
-        return group_loss(token_logps, batch)
-
-    trainer.group_loss = record
+    batches = seen_batches(trainer)
     trainer.train()
+    seen = batches[-1]
     for query, (*_, chosen, rejected) in zip(seen["prompt_ids"], seen["completion_ids"], strict=True):
         number = tokenizer.decode(query).split("question number ")[1].split("<")[0]
         assert tokenizer.decode(chosen).startswith(f"a kind word {number} indeed<|end|>")

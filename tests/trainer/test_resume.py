@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from tests.helpers import METHODS, build, dataset
+from tests.helpers import METHODS, build, dataset, seen_batches
 from trl_negalign.trainer.checkpoints import STATE_NAME, is_whole
 
 
@@ -67,7 +67,12 @@ def same(one, two):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("neat", {"num_plain": 1}), ("ple", {"replay": 1}), ("ple", {"replay": "all", "lora": True})],
+    [
+        ("neat", {"num_plain": 1}),
+        ("neat", {"num_plain": 1, "tapered": True, "mean_over": "signal", "skip_shared_prefix": True}),
+        ("ple", {"replay": 1, "tapered": True}),
+        ("ple", {"replay": "all", "lora": True}),
+    ],
 )
 def test_resumed_is_uninterrupted(method, options, layout, make_model, tokenizer, tmp_path):
     options = options | LAYOUTS[layout]
@@ -104,6 +109,27 @@ def test_a_path_resumes_too(make_model, tokenizer, tmp_path):
     path = str(tmp_path / "whole" / "out" / "checkpoint-3")
     _, weights, _ = run("neat", make_model(seed=9), tokenizer, tmp_path / "other", resume=path)
     assert same(weights, expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("ple", {"replay": 1}), ("neat", {"penalty_type": "npo", "ranking_weight": 0.0})]
+)
+def test_beta_may_be_raised_inside_a_cycle(method, options, make_model, tokenizer, tmp_path):
+    """The kept groups have no reference's log-probabilities by then, or those of the candidates that npo reads."""
+    options = options | LAYOUTS["two steps a round"]
+    run(method, make_model(), tokenizer, tmp_path, stop=1, lora=True, **options)
+    options |= {"beta": 0.1, "peft_config": LoraConfig(r=4), "max_steps": 3}
+    trainer = build(method, make_model(), tokenizer, tmp_path, dataset(rows=6), **OPTIONS | options)
+    batches = seen_batches(trainer)
+    trainer.train(resume_from_checkpoint=True)
+    batch, base = batches[0], make_model().eval()
+    for group, query in enumerate(batch["prompt_ids"]):
+        query = query[batch["prompt_mask"][group].bool()]
+        for place, mask in enumerate(batch["completion_mask"][group].bool()):
+            ids = batch["completion_ids"][group, place][mask]
+            logits = base(input_ids=torch.cat([query, ids])[None]).logits[0, len(query) - 1 : -1]
+            expected = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
+            torch.testing.assert_close(batch["ref_per_token_logps"][group, place][mask], expected, atol=1e-4, rtol=0)
 
 
 # What cannot be resumed
@@ -148,6 +174,7 @@ def test_only_half_written_checkpoints(stopped, make_model, tokenizer, tmp_path)
         ("neat", {"num_generations": 2}, "its group size was 4, and this run's is 2"),
         ("neat", {"positive_prompt": "Be brief."}, "its candidates was .*Answer kindly.*Be brief"),
         ("neat", {"num_plain": 2}, "its candidates was"),
+        ("neat", {"tapered": True}, "its candidates was .*Answer kindly.*Answer kindly., tapered"),
     ],
 )
 def test_another_runs_checkpoint(method, options, difference, stopped, make_model, tokenizer, tmp_path):

@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.trainer import utils
 
 from tests.conftest import save
-from tests.helpers import METHODS, build, dataset, letter_reward
+from tests.helpers import LOSS_ERROR, METHODS, SHARES, build, dataset, is_scoring, letter_reward, needs_fused_head
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
 
@@ -28,7 +28,7 @@ def scored(model, passes):
     """Keep what each scoring pass of a model is given in `passes`: tokens, mask, whether a gradient is kept."""
 
     def keep(module, args, kwargs):
-        if kwargs.get("fused_lm_head"):
+        if is_scoring(kwargs):
             passes.append((kwargs["input_ids"], kwargs["attention_mask"], torch.is_grad_enabled()))
 
     model.register_forward_pre_hook(keep, with_kwargs=True)
@@ -86,6 +86,7 @@ def test_one_pass_a_micro_batch(method, options, model, tokenizer, tmp_path):
 
 
 @ALL
+@needs_fused_head
 def test_one_pass_more_for_the_kl_term(method, model, tokenizer, tmp_path):
     passes = scored(model, [])
     lora = LoraConfig(r=4, task_type="CAUSAL_LM")
@@ -150,6 +151,8 @@ def saved_bf16(model, tokenizer, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"sft_weight": 0.0, "ranking_weight": 0.0}, {"beta": 0.1}])
 def test_the_policy_starts_at_its_reference(options, share, reference, saved_bf16, tokenizer, tmp_path, monkeypatch):
     """ℓ − ℓ_ref is 0 in bf16 too, to the last bit, for every token of the first optimizer step."""
+    if not SHARES and reference != "adapter left out":
+        pytest.skip("TRL before its fused head rounds another model's log-probabilities in another way")
     model = AutoModelForCausalLM.from_pretrained(saved_bf16, dtype=torch.bfloat16)
     lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=reference == "adapter left out")
     peft_config = None
@@ -195,12 +198,13 @@ def test_no_pass_in_evaluation(method, model, tokenizer, tmp_path):
 
 
 @ALL
+@needs_fused_head
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("log_entropy", [False, True])
 def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer, tmp_path):
     outputs = []
     model.register_forward_hook(
-        lambda module, args, kwargs, output: outputs.append(output) if kwargs.get("fused_lm_head") else None,
+        lambda module, args, kwargs, output: outputs.append(output) if is_scoring(kwargs) else None,
         with_kwargs=True,
     )
     trainer = build(method, model, tokenizer, tmp_path, share_prompts=share, log_entropy=log_entropy, max_steps=1)
@@ -211,6 +215,7 @@ def test_entropies_only_to_log_them(method, share, log_entropy, model, tokenizer
     assert ("entropy" in trainer.state.log_history[0]) == log_entropy
 
 
+@needs_fused_head
 def test_with_sharing_off_nothing_is_patched(model, tokenizer, tmp_path, monkeypatch):
     """Neither transformers' attention and its `generate` nor the head that TRL has put on the model."""
     AttentionInterface.register("sdpa", sdpa_attention_forward)
@@ -266,6 +271,9 @@ def test_what_neat_leaves_in(options, first, third):
 def test_the_middle_of_a_linear_ranking():
     options = {"ranking_loss_type": "linear", "sft_weight": 0.0, "penalty_weight": 0.0}
     assert asked("neat", [[2.0, 1.0, 0.0], [1.0, 0.0, 0.0]], **options) == [[1, 0, 1], [1, 1, 1]]
+    # what it shares with the better one is not what it shares with the worse one
+    options["skip_shared_prefix"] = True
+    assert asked("neat", [[2.0, 1.0, 0.0], [1.0, 0.0, 0.0]], **options) == [[1, 1, 1], [1, 1, 1]]
 
 
 # pairs (0, 2) and (1, 3) of each group: ranked and imitated, tied and unscored, and a gap of 200
@@ -306,6 +314,8 @@ CASES = [
     ),
     ("neat", {"ranking_loss_type": "logsigmoid", "ranking_margin": 0.1}, "missing"),
     ("neat", {"ranking_loss_type": "linear", "num_generations": 3, "per_device_train_batch_size": 6}, "spread"),
+    ("neat", {"tapered": True, "skip_shared_prefix": True, "ranking_loss_type": "linear"}, "one group tied"),
+    ("ple", {"tapered": True, "ranking_weight": 0.0}, "missing"),
     ("ple", {}, "missing"),
     ("ple", {}, "all tied"),
     ("ple", {"ranking_weight": 0.0}, "spread"),
@@ -333,7 +343,7 @@ def test_nothing_else_is_learnt(method, options, reward, share, make_model, toke
     assert (distance(trained, weights(make_model())) > 1e-4) == (not reward.startswith("all"))
     assert tokens < all_tokens
     for entry, expected_entry in zip(log[:2], expected_log[:2], strict=True):
-        for name in ("loss", "grad_norm"):
+        for name in {"loss", "grad_norm"} & entry.keys():  # the norm is logged by some releases only
             assert entry[name] == pytest.approx(expected_entry[name], rel=2e-6, abs=2e-6)
 
 
@@ -346,7 +356,7 @@ def test_raft_runs_the_best_alone(share, model, tokenizer, tmp_path):
     [(ids, _, _)] = passes
     assert_rows(ids, [max(rows[i : i + 4], key=lambda row: row[2]) for i in (0, 4)], tokenizer, False)
     log = trainer.state.log_history[0]
-    assert log["neat/loss_sft"] == pytest.approx(log["loss"], abs=1e-6) and log["neat/logp_best"] < 0
+    assert log["neat/loss_sft"] == pytest.approx(log["loss"], abs=LOSS_ERROR) and log["neat/logp_best"] < 0
     for name in ("loss_ranking", "loss_penalty", "ranking_accuracy", "logp_worst"):
         assert log[f"neat/{name}"] is None, name
 

@@ -35,7 +35,7 @@ def fault_of(path: Path) -> str | None:
     except UnicodeDecodeError as error:
         return f"{path}, line {number} is no UTF-8 text: {error.reason} at byte {error.start + 1}. Save it as UTF-8"
     except json.JSONDecodeError as error:
-        return f"{path}, line {number}: {error.msg}"
+        return f"{path}, line {number}: {error.msg.removesuffix(' at')} at column {error.colno}"
     except (OSError, EOFError) as error:
         return f"{path}, after line {number}: {error}"
     return None if number else f"{path} is empty"

@@ -136,6 +136,7 @@ class DiagnosticsCallback(TrainerCallback):
         num_pairs (`int`): first pairs that are used.
         max_tokens (`int`): responses are cut after as many tokens.
         k (`int`): of the top-k diagnostics.
+        chat_template_kwargs (`dict`, *optional*): arguments for the chat template, as in the training.
 
     Raises:
         ValueError: if a column is missing, a pair has an empty response, or one does not close the reasoning that its
@@ -143,7 +144,13 @@ class DiagnosticsCallback(TrainerCallback):
     """
 
     def __init__(
-        self, dataset, tokenizer: PreTrainedTokenizerBase, num_pairs: int = 16, max_tokens: int = 256, k: int = 10
+        self,
+        dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        num_pairs: int = 16,
+        max_tokens: int = 256,
+        k: int = 10,
+        chat_template_kwargs: dict | None = None,
     ):
         for column in ("prompt", "chosen", "rejected"):
             if column not in dataset.column_names:
@@ -152,10 +159,12 @@ class DiagnosticsCallback(TrainerCallback):
         self.pairs = []
         for i, row in enumerate(dataset.select(range(min(num_pairs, len(dataset))))):
             prompt = row["prompt"]
-            query = query_ids(tokenizer, prompt)
-            chosen, rejected = (response_ids(tokenizer, prompt, row[name]) for name in ("chosen", "rejected"))
+            query = query_ids(tokenizer, prompt, chat_template_kwargs)
+            chosen, rejected = (
+                response_ids(tokenizer, prompt, row[name], chat_template_kwargs) for name in ("chosen", "rejected")
+            )
             for name in ("chosen", "rejected"):
-                check_reasoning(tokenizer, prompt, row[name], f"row {i}: {name}")
+                check_reasoning(tokenizer, prompt, row[name], f"row {i}: {name}", chat_template_kwargs)
             if not chosen or not rejected:
                 raise ValueError(f"A response to {prompt!r} is empty. Drop such rows.")
             self.pairs.append((query, chosen[:max_tokens], rejected[:max_tokens]))

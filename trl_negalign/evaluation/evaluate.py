@@ -18,8 +18,7 @@ from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedTokenizerBase
 
-from .. import __version__
-from ..borders import query_ids
+from .. import __version__, folders
 from ..masking import masked
 from ..phase import begin_work
 from . import METRICS, text_metrics
@@ -115,6 +114,7 @@ def evaluate(
     settings = {
         "metrics": [name for name in METRICS if name in metrics],
         "sampling": asdict(sampling),
+        "chat_template_kwargs": queries.chat_template_kwargs,
         "max_query_tokens": max_query_tokens,
         "rewards": list(scorers),
         "judge": judge.settings if "win_rate" in metrics else None,
@@ -134,7 +134,7 @@ def evaluate(
         judge_scorer.probe(queries, completion)  # a judge reads references too, which have no tokens of a policy
     for name, scorer in every_scorer.items():
         refuse_changed(out, earlier, "rewards", name, scorer.identity)
-    out.mkdir(parents=True, exist_ok=True)
+    folders.start(out, "evaluation")
     if isinstance(judge, ChatJudge) and "win_rate" in metrics:
         judge.check()
 
@@ -252,7 +252,7 @@ def add_kl(policies, identities, tables, queries: Queries, origin: Policy, folde
     for policy in policies:
         model, tokenizer, _ = policy.load(dtype)
         label, table = policy.label, tables[policy.label]
-        ids = [query_ids(tokenizer, prompt) for prompt in queries.prompts]
+        ids = queries.query_ids(tokenizer)
         found = completion_kl_kept(
             model,
             list(zip(ids, map(list, table["token_ids"]), strict=True)),

@@ -1,7 +1,11 @@
 """What tells models apart: a digest of every part of a model that changes the numbers it gives."""
 
+import functools
 import hashlib
+import inspect
 import json
+import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,6 +98,28 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
             elif path.is_file():
                 files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digest(files)
+
+
+def function_parts(function: Callable, name: str) -> dict:
+    """
+    What tells a reward function from others, also from itself before it was edited. What its module imports is not
+    looked into.
+
+    Args:
+        function (`Callable`): a function, or an object that can be called.
+        name (`str`): the import path that it was found by.
+
+    Returns:
+        `dict`: `weights` (`None`), `function` (the module and name of its definition) and `source`, a digest of the
+        files of that module and of the one in `name`, which may have set it up; `None` where there is no file.
+    """
+    while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
+        function = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    modules = [sys.modules.get(module) for module in (owner.__module__, name.rpartition(".")[0])]
+    files = [path for module in modules if (path := getattr(module, "__file__", None))]
+    source = digest([hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files]) if files else None
+    return {"weights": None, "function": f"{owner.__module__}.{owner.__qualname__}", "source": source}
 
 
 def without(value, keys: set[str]):

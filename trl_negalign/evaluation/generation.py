@@ -20,7 +20,6 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ..borders import query_ids
 from .fingerprints import tokenizer_fingerprint
 from .kept import by_length, digest, keep
 from .queries import Queries
@@ -120,7 +119,7 @@ def generate_kept(
     settings = digest(
         model_id, tokenizer_fingerprint(tokenizer), sorted(end_tokens(model, tokenizer)), asdict(sampling)
     )
-    ids = [query_ids(tokenizer, prompt) for prompt in queries.prompts]
+    ids = queries.query_ids(tokenizer)
     keys = [digest(row, one) for row, one in zip(queries.rows, ids, strict=True)]
 
     def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:

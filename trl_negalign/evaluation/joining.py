@@ -15,7 +15,7 @@ def join(paths: list[str | Path]) -> dict:
     """
     Join evaluations, the first one first. Models of two folders are compared by reward on the queries that both were
     asked, where both folders still have their completions. Rewards are the same if what identifies them is: a reward
-    model's weights, wherever they lie, and a function's name.
+    model's weights, wherever they lie, and a function's name and source.
 
     Args:
         paths (`list`): see [`read_results`].
@@ -78,7 +78,7 @@ def reward_names(read: list[tuple[dict, Path]]) -> tuple[list[dict[str, str]], l
         for name, reward in results["rewards"].items():
             identity = {key: value for key, value in reward.items() if key != "name"}
             same = [other for other, rewards in known.items() if identity in [one for one, _ in rewards]]
-            # a model may lie elsewhere by now; a function has nothing but its name
+            # a model may lie elsewhere by now; two functions may be set up by the same source
             taken = name in same or identity["weights"] is None
             joined = name if taken else next((other for other in same if other not in results["rewards"]), name)
             if joined not in same:
@@ -132,6 +132,13 @@ def differing(runs: list[dict]) -> list[str]:
             )
         if changed := changes(first["settings"]["sampling"], run["settings"]["sampling"]):
             notes.append(f"{run['folder']} sampled otherwise than {first['folder']}: {'; '.join(changed)}.")
+        # what earlier versions wrote has none
+        rendered = [one["settings"].get("chat_template_kwargs") for one in (first, run)]
+        if rendered[0] != rendered[1]:
+            notes.append(
+                f"{run['folder']} rendered conversations otherwise than {first['folder']}: chat_template_kwargs "
+                f"{rendered[1]}, not {rendered[0]}."
+            )
         ours, theirs = (one["settings"]["judge"] for one in (first, run))
         if ours and theirs and (changed := [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]):
             notes.append(

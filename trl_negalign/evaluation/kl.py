@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .kept import by_length, digest, keep
+from .perplexity import pair_logits
 
 
 @torch.no_grad()
@@ -56,25 +57,14 @@ def completion_kl(
     rows: dict[int, tuple] = {}
     for batch in by_length({index: len(x) + len(y) for index, (x, y) in enumerate(pairs)}, batch_size):
         chosen = [pairs[index] for index in batch]
-        policy = _logits(model, chosen)
+        policy = pair_logits(model, chosen)
         with without_adapter():
-            base = _logits(other, chosen)
+            base = pair_logits(other, chosen)
         for row, index in enumerate(batch):
             rows[index] = _of_one(policy, base, row, *pairs[index])
     model.train(training[0]), other.train(training[1])
     columns = ("kl", "logp", "reference_logp", "tokens")
     return pd.DataFrame([rows[index] for index in range(len(pairs))], columns=columns)
-
-
-def _logits(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]) -> Tensor:
-    longest = max(len(query) + len(response) for query, response in pairs)
-    ids = torch.zeros(len(pairs), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (query, response) in enumerate(pairs):
-        # padded on the right, so that positions are those of a sequence on its own in every model
-        ids[row, : len(query) + len(response)] = torch.tensor(query + response)
-        mask[row, : len(query) + len(response)] = 1
-    return model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
 
 
 def _of_one(policy: Tensor, base: Tensor, row: int, query: list[int], response: list[int]) -> tuple:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..borders import query_ids, response_ids
 from .fingerprints import tokenizer_fingerprint
 from .kept import by_length, digest, keep
 from .queries import Queries
@@ -30,6 +29,18 @@ def perplexity(nlls: list[float], tokens: list[int]) -> float:
     return math.exp(math.fsum(nlls) / sum(tokens)) if sum(tokens) else math.nan
 
 
+def pair_logits(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Logits of each query with its response behind it, `[pairs, longest, vocabulary]`, in one forward pass."""
+    longest = max(len(query) + len(response) for query, response in pairs)
+    ids = torch.zeros(len(pairs), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (query, response) in enumerate(pairs):
+        # padded on the right, so that positions are those of a sequence on its own in every model
+        ids[row, : len(query) + len(response)] = torch.tensor(query + response)
+        mask[row, : len(query) + len(response)] = 1
+    return model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
+
+
 @torch.no_grad()
 def response_nlls(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
     """
@@ -39,14 +50,7 @@ def response_nlls(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]
         model ([`~transformers.PreTrainedModel`]): in evaluation mode.
         pairs (`list`): tokens of each query x and of its response y.
     """
-    longest = max(len(query) + len(response) for query, response in pairs)
-    ids = torch.zeros(len(pairs), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (query, response) in enumerate(pairs):
-        # padded on the right, so that positions are those of a sequence on its own in every model
-        ids[row, : len(query) + len(response)] = torch.tensor(query + response)
-        mask[row, : len(query) + len(response)] = 1
-    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
+    logits = pair_logits(model, pairs)
     nlls = []
     for row, (query, response) in enumerate(pairs):
         # one row at a time: a batch of float32 log-probabilities over a large vocabulary takes much memory
@@ -85,8 +89,7 @@ def reference_nlls_kept(
     Returns:
         `pandas.DataFrame`: `nll` (nats) and `tokens` of each reference, in the queries' order.
     """
-    rows = zip(queries.prompts, queries.references, strict=True)
-    pairs = [(query_ids(tokenizer, query), response_ids(tokenizer, query, reference)) for query, reference in rows]
+    pairs = list(zip(queries.query_ids(tokenizer), queries.reference_ids(tokenizer), strict=True))
     keys = [digest(row, *pair) for row, pair in zip(queries.rows, pairs, strict=True)]
 
     def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:

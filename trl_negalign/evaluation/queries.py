@@ -3,6 +3,8 @@
 import random
 from dataclasses import dataclass, replace
 
+from transformers import PreTrainedTokenizerBase
+
 from ..borders import check_reasoning, query_ids, response_ids
 from ..data.loading import read_splits
 from .kept import digest
@@ -22,6 +24,8 @@ class Queries:
         references (`list`, *optional*): a response to each query, in the format of the queries.
         columns (`dict[str, list]`): the dataset's other columns, which reward functions may ask for.
         source (`dict`): where they come from.
+        chat_template_kwargs (`dict`, *optional*): arguments for the models' chat templates, e.g.
+            `{"enable_thinking": False}`.
     """
 
     rows: list[int]
@@ -29,6 +33,16 @@ class Queries:
     references: list | None
     columns: dict[str, list]
     source: dict
+    chat_template_kwargs: dict | None = None
+
+    def query_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Tokens of each query as a policy with this tokenizer sees it."""
+        return [query_ids(tokenizer, prompt, self.chat_template_kwargs) for prompt in self.prompts]
+
+    def reference_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Tokens of each query's reference behind it, see [`~trl_negalign.borders.response_ids`]."""
+        pairs = zip(self.prompts, self.references, strict=True)
+        return [response_ids(tokenizer, *pair, self.chat_template_kwargs) for pair in pairs]
 
     def select(self, indices: list[int], **source) -> "Queries":
         """Some of the queries; keyword arguments are noted in `source`."""
@@ -58,6 +72,7 @@ def load_queries(
     reference_column: str | None = None,
     num_queries: int | None = None,
     seed: int = 0,
+    chat_template_kwargs: dict | None = None,
 ) -> Queries:
     """
     Read queries from a dataset's column `prompt`.
@@ -70,6 +85,7 @@ def load_queries(
             it is there.
         num_queries (`int`, *optional*): size of a random sample; with the same seed, a part of every larger one.
         seed (`int`): of the sample.
+        chat_template_kwargs (`dict`, *optional*): see [`Queries`].
 
     Raises:
         ValueError: if the dataset, the split or a column is not there, or a row is not as expected.
@@ -111,7 +127,8 @@ def load_queries(
                 "the response. Take the query out of it with trl.extract_prompt."
             )
     source = {"data": data, "config": config, "split": split, "rows_in_split": len(dataset), "seed": seed}
-    return Queries(rows, prompts, references, table, source | {"reference_column": reference_column})
+    source["reference_column"] = reference_column
+    return Queries(rows, prompts, references, table, source, chat_template_kwargs or None)
 
 
 def _check(place: str, column: str, value, like) -> None:
@@ -124,7 +141,9 @@ def _check(place: str, column: str, value, like) -> None:
     if isinstance(value, str) or isinstance(like, str):
         raise ValueError(f"{place}: {column} is of another format than the first prompt. Use one: text or messages.")
     messages = value or [None]
-    if not all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in messages):
+    if not isinstance(value, list) or not all(
+        isinstance(message, dict) and isinstance(message.get("content"), str) for message in messages
+    ):
         raise ValueError(f"{place}: {column} is no list of messages with a role and a text as content.")
 
 
@@ -167,14 +186,13 @@ def drop_long(
                 f"The tokenizer of {label} has no chat template, and the queries are conversations. Use queries that "
                 "are texts, or add a template to the tokenizer."
             )
-        fits = []
-        for i in left:
-            query = len(query_ids(tokenizer, queries.prompts[i]))
-            reference = 0
+        fits, asked = [], queries.select(left)
+        query_lengths = map(len, asked.query_ids(tokenizer))
+        lengths = map(len, asked.reference_ids(tokenizer)) if with_references else [0] * len(left)
+        for i, query, reference in zip(left, query_lengths, lengths, strict=True):
             if with_references:
-                reference = len(response_ids(tokenizer, queries.prompts[i], queries.references[i]))
-                place = f"row {queries.rows[i]}: the reference"
-                check_reasoning(tokenizer, queries.prompts[i], queries.references[i], place)
+                pair, place = (queries.prompts[i], queries.references[i]), f"row {queries.rows[i]}: the reference"
+                check_reasoning(tokenizer, *pair, place, queries.chat_template_kwargs)
             if max_query_tokens is not None and query > max_query_tokens:
                 reason = f"query over {max_query_tokens} tokens"
             elif context is not None and query + max(max_new_tokens, reference) > context:

@@ -25,7 +25,7 @@ from trl import apply_chat_template
 
 from ..likra.reward import LikraReward
 from ..rewards.loading import load_reward
-from .fingerprints import model_parts, tokenizer_fingerprint
+from .fingerprints import function_parts, model_parts, tokenizer_fingerprint
 from .kept import by_length, digest, keep
 from .queries import Queries
 
@@ -60,12 +60,13 @@ class RewardModel:
         """What tells this reward model from others: the parts of [`model_parts`] and a digest of its tokenizer."""
         return model_parts(self.model) | {"tokenizer": tokenizer_fingerprint(self.tokenizer)}
 
-    def texts(self, prompts: list, completions: list) -> list[str]:
-        """What the model reads of each prompt and completion."""
+    def texts(self, prompts: list, completions: list, chat_template_kwargs: dict | None = None) -> list[str]:
+        """What the model reads of each prompt and completion, its template with the policies' arguments as in TRL."""
         joined = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         if isinstance(prompts[0], str):
             return joined
-        return [apply_chat_template({"messages": messages}, self.tokenizer)["text"] for messages in joined]
+        options = chat_template_kwargs or {}
+        return [apply_chat_template({"messages": messages}, self.tokenizer, **options)["text"] for messages in joined]
 
     @torch.no_grad()
     def score(self, texts: list[str]) -> list[float]:
@@ -76,13 +77,12 @@ class RewardModel:
         return self.model(**inputs.to(self.model.device)).logits[:, 0].float().tolist()
 
     def score_kept(
-        self, prompts: list, completions: list, folder: Path, batch_size: int = 16, description: str = "reward"
+        self, texts: list[str], folder: Path, batch_size: int = 16, description: str = "reward"
     ) -> list[float]:
         """
-        Reward of each completion, each computed once and kept in `folder`; texts of like length together. NaN, with a
-        warning, where query and completion are over the model's context.
+        Reward of each text, each computed once and kept in `folder`; texts of like length together. NaN, with a
+        warning, where one is over the model's context.
         """
-        texts = self.texts(prompts, completions)
 
         def compute(missing: list[int]) -> Iterator[tuple[list[int], dict[str, list]]]:
             read = self.tokenizer([texts[index] for index in missing], add_special_tokens=False)["input_ids"]
@@ -131,7 +131,11 @@ class Scorer:
         self.name, self.folder, self.batch_size, self.dtype = name, folder, batch_size, dtype
         self.function = load_reward(name)
         self.model: RewardModel | None = None
-        self.parts = likra_parts(self.function) if isinstance(self.function, LikraReward) else {"weights": None}
+        self.parts: dict = {"weights": None}  # a reward model's are known when it has been loaded
+        if isinstance(self.function, LikraReward):
+            self.parts = likra_parts(self.function)
+        elif callable(self.function):
+            self.parts = function_parts(self.function, name)
 
     def __call__(
         self,
@@ -144,7 +148,9 @@ class Scorer:
         if callable(self.function):
             columns = queries.columns | ({} if completion_ids is None else {"completion_ids": completion_ids})
             return score_with_function(self.function, self.name, queries.prompts, completions, columns)
-        return self._loaded().score_kept(queries.prompts, completions, self.folder, self.batch_size, description)
+        model = self._loaded()
+        texts = model.texts(queries.prompts, completions, queries.chat_template_kwargs)
+        return model.score_kept(texts, self.folder, self.batch_size, description)
 
     def reader(self) -> tuple[PreTrainedTokenizerBase, int | None] | None:
         """A reward model's tokenizer and context, without the weights; `None` for a function."""
@@ -173,7 +179,7 @@ class Scorer:
             return  # as the reward and the judge of one evaluation
         try:
             model = self._loaded()
-            model.score(model.texts(first.prompts, [completion]))
+            model.score(model.texts(first.prompts, [completion], first.chat_template_kwargs))
         except Exception as error:
             raise ValueError(f"The reward model {self.name} cannot score: {_reason(error)}") from error
         self.model = None
@@ -187,7 +193,10 @@ class Scorer:
 
     @property
     def identity(self) -> dict:
-        """Which reward this is: its name and, of models, their parts; a reward model must have been loaded before."""
+        """
+        Which reward this is: its name with the parts of a model, which must have been loaded before, or those of
+        [`~trl_negalign.evaluation.fingerprints.function_parts`].
+        """
         return {"name": self.name} | self.parts
 
 
@@ -195,6 +204,7 @@ def likra_parts(reward: LikraReward) -> dict:
     """What tells likelihood-ratio heads apart, as [`RewardModel.identity`] does reward models."""
     heads = reward.heads
     own = {"template": heads.template, "mode": reward.mode, "weight": reward.weight}
+    own["chat_template_kwargs"] = heads.chat_template_kwargs
     return model_parts(heads.model) | {"tokenizer": tokenizer_fingerprint(heads.tokenizer)} | own
 
 

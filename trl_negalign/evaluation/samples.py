@@ -3,7 +3,6 @@
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..borders import query_ids
 from .generation import Sampling, generate_batch
 from .kept import by_length
 from .queries import Queries
@@ -37,7 +36,7 @@ def sample_queries(
     """
     was_training = model.training
     model.eval()
-    ids = [query_ids(tokenizer, prompt) for prompt in queries.prompts]
+    ids = queries.query_ids(tokenizer)
     places = [(query, sample) for query in range(len(ids)) for sample in range(samples)]
     rows: dict[int, dict] = {}
     for batch in by_length({place: len(ids[query]) for place, (query, _) in enumerate(places)}, batch_size):

@@ -57,6 +57,8 @@ class LikraConfig(SFTConfig):
         prompt_template (`str`, *optional*, defaults to `"Question: {question}\nAnswer:"`):
             What stands before an option, which follows after a space. Prompts of preference data are taken as they
             are instead, conversations through the chat template.
+        chat_template_kwargs (`dict`, *optional*):
+            Arguments for the chat template, e.g. `{"enable_thinking": False}`. The heads keep them for scoring.
 
         > Parameters that control the learning curve
 
@@ -70,6 +72,8 @@ class LikraConfig(SFTConfig):
     > `train_sampling_strategy` `"sequential"` (the examples are shuffled before), `save_strategy` `"no"` (a checkpoint
     > is written where heads are saved) and `save_total_limit` 1.
     """
+
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]
 
     learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate for AdamW."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler type to use."})
@@ -111,6 +115,10 @@ class LikraConfig(SFTConfig):
     prompt_template: str = field(
         default="Question: {question}\nAnswer:",
         metadata={"help": "What stands before an option; {question} stands for the question."},
+    )
+    chat_template_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": "Arguments for the chat template of preferences' conversations, also in scoring."},
     )
     save_examples: list[int] | None = field(
         default=None,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..evaluation import FEWEST
 from .questions import Question
 from .scoring import MODES, accuracies, binomial_error, needed
 
@@ -51,8 +52,10 @@ def chance(questions: Sequence[Question]) -> float:
 
 
 def with_error(share: float | None, count: int) -> str:
-    """A share with its binomial standard error."""
-    return "undefined" if share is None else f"{share:.3f} ± {binomial_error(share, count):.3f}"
+    """A share with its binomial standard error, where there are questions enough for one."""
+    if share is None:
+        return "undefined"
+    return f"{share:.3f}" + (f" (n < {FEWEST})" if count < FEWEST else f" ± {binomial_error(share, count):.3f}")
 
 
 def curve_table(rows: list[dict], count: int) -> str:
@@ -77,7 +80,8 @@ def plot_curve(
     rows: list[dict], count: int, base: dict[str, float], guessing: float, path: str | Path, title: str = ""
 ) -> Path:
     """
-    Draw accuracy against the number of examples on a logarithmic axis, with binomial standard errors.
+    Draw accuracy against the number of examples on a logarithmic axis, with binomial standard errors where there are
+    questions enough for them.
 
     Args:
         rows (`list[dict]`): of [`curve_row`]; the row without examples is left out, the base takes its place.
@@ -103,7 +107,7 @@ def plot_curve(
             ]
             if points:
                 examples, shares = zip(*points, strict=True)
-                errors = [binomial_error(share, count) for share in shares]
+                errors = [binomial_error(share, count) for share in shares] if count >= FEWEST else None
                 axes.errorbar(
                     examples, shares, errors, color=COLORS[mode], marker="o", markersize=4, capsize=3, label=label
                 )

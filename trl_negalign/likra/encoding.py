@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..borders import query_ids, response_ids
 
@@ -20,6 +20,7 @@ def encode(
     query: str | list[dict],
     options: Sequence[str],
     template: str | None = None,
+    chat_template_kwargs: dict | None = None,
 ) -> Encoded:
     """
     Tokens of a query and of its options, without an end of sequence (ours: what is compared is how an answer reads,
@@ -31,6 +32,7 @@ def encode(
         options (`Sequence[str]`): texts; without a template as a policy writes them, leading space included.
         template (`str`, *optional*): a text with `{question}`, behind which an option follows after a space. `None`
             takes texts as they are and conversations through the chat template.
+        chat_template_kwargs (`dict`, *optional*): arguments for the chat template.
 
     Raises:
         ValueError: if the query is a conversation that does not fit the template.
@@ -39,7 +41,8 @@ def encode(
         question = query if isinstance(query, str) else _only_user_message(query)
         query = template.replace("{question}", question)  # other braces stay as they are
         options = [f" {option.strip()}" for option in options]
-    return Encoded(query_ids(tokenizer, query), [response_ids(tokenizer, query, option) for option in options])
+    answers = [response_ids(tokenizer, query, option, chat_template_kwargs) for option in options]
+    return Encoded(query_ids(tokenizer, query, chat_template_kwargs), answers)
 
 
 def _only_user_message(query: list[dict]) -> str:
@@ -52,7 +55,7 @@ def _only_user_message(query: list[dict]) -> str:
     return texts[0]
 
 
-def context_length(config: PreTrainedConfig, max_length: int | None = None) -> int | None:
+def context_length(config: PretrainedConfig, max_length: int | None = None) -> int | None:
     """Longest sequence in tokens that a model takes, `None` if its configuration names none."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)  # state-space models have none
     return min((limit for limit in (context, max_length) if limit is not None), default=None)

@@ -43,6 +43,7 @@ class LikraModel:
             for heads that were trained on a policy's prompts.
         base_digest (`str`): of the base, see [`digest_of`].
         examples (`int`): how many examples each head has seen.
+        chat_template_kwargs (`dict`, *optional*): arguments for the chat template that the heads were trained with.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class LikraModel:
         template: str | None,
         base_digest: str,
         examples: int = 0,
+        chat_template_kwargs: dict | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.template = template
         self.base_digest = base_digest
         self.examples = examples
+        self.chat_template_kwargs = chat_template_kwargs
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -98,7 +101,7 @@ class LikraModel:
         context = context_length(self.model.config)
         encoded = []
         for i, (query, texts) in enumerate(zip(queries, options, strict=True)):
-            encoded.append(encode(self.tokenizer, query, texts, self.template))
+            encoded.append(encode(self.tokenizer, query, texts, self.template, self.chat_template_kwargs))
             check_encoded(encoded[-1], context, f"{name} {i}")
         return encoded
 
@@ -236,7 +239,9 @@ class LikraModel:
         model = PeftModel.from_pretrained(base, folder / heads[0], adapter_name=heads[0])
         for head in heads[1:]:
             model.load_adapter(folder / head, adapter_name=head)
-        return cls(model, tokenizer, info["template"], base_digest, info["examples"])
+        # heads of earlier versions have none
+        rendered = info.get("chat_template_kwargs")
+        return cls(model, tokenizer, info["template"], base_digest, info["examples"], rendered)
 
     def load_heads(self, folder: str | os.PathLike) -> None:
         """
@@ -268,6 +273,7 @@ class LikraModel:
             "base_model": self.model.get_base_model().config._name_or_path,
             "base_digest": self.base_digest,
             "template": self.template,
+            "chat_template_kwargs": self.chat_template_kwargs,
             "examples": self.examples,
         }
 
@@ -357,7 +363,7 @@ def digest_of(base: PreTrainedModel) -> str:
 
 def read_info(folder: Path) -> tuple[dict, list[str]]:
     """
-    What a folder of heads says about them (`base_model`, `base_digest`, `template`, `examples`), and which are there.
+    What a folder of heads says about them (see [`LikraModel.info`]), and which are there.
 
     Raises:
         ValueError: if there are none.

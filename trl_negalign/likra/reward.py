@@ -88,7 +88,8 @@ class LikraReward:
         encoded, owners = [], []
         for rows in grouped.values():
             texts = [text_of(completions[i]) for i in rows]
-            item = encode(self.heads.tokenizer, prompts[rows[0]], texts, self.heads.template)
+            heads = self.heads
+            item = encode(heads.tokenizer, prompts[rows[0]], texts, heads.template, heads.chat_template_kwargs)
             kept = []
             for row, option in zip(rows, item.options, strict=True):
                 if context is not None and len(item.query) + len(option) > context:

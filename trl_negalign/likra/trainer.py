@@ -29,7 +29,7 @@ from ..borders import check_reasoning
 from ..folders import HEAD_TRAINING, remove
 from ..trainer.checkpoints import checkpoint_folders, is_whole
 from .config import MLP_MODULES, LikraConfig
-from .encoding import check_encoded, context_length, encode
+from .encoding import Encoded, check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info
 from .negatives import Pair, make_pairs
 from .questions import Question, read_questions
@@ -40,6 +40,7 @@ POINT_PREFIX = "examples-"
 SETTINGS_NAME = "settings.json"
 # what changes the heads, beside the base and the examples
 SETTINGS = (
+    "chat_template_kwargs",
     "lora_r",
     "lora_alpha",
     "lora_dropout",
@@ -112,6 +113,11 @@ class LikraTrainer:
         if len({question.is_prompt for question in train_dataset}) > 1:
             raise ValueError("train_dataset mixes questions and preferences, which have different formats. Keep one.")
         self.template = None if train_dataset[0].is_prompt else args.prompt_template
+        rendered = args.chat_template_kwargs
+        if rendered and all(isinstance(question.query, str) for question in train_dataset):
+            raise ValueError(
+                f"chat_template_kwargs={rendered!r} is for conversations, and train_dataset has texts. Leave it out."
+            )
         self.points = point_steps(args, min(len(train_dataset), args.num_examples or len(train_dataset)))
         if isinstance(model, PeftModel):
             raise ValueError("model has adapters already. Pass the plain base, or merge them (`negalign merge`).")
@@ -123,15 +129,17 @@ class LikraTrainer:
         self.context = context_length(config, args.max_length)
         for i, question in enumerate(train_dataset):
             place = f"train_dataset[{i}]"
-            encoded = encode(processing_class, question.query, question.options, self.template)
+            encoded = encode(processing_class, question.query, question.options, self.template, rendered)
             check_encoded(encoded, self.context, place)
             if self.template is None:
                 for option in question.options:
-                    check_reasoning(processing_class, question.query, option, f"{place}: {option!r}")
+                    check_reasoning(processing_class, question.query, option, f"{place}: {option!r}", rendered)
         if isinstance(model, str):
             model = AutoModelForCausalLM.from_pretrained(model, **kwargs)
         base_digest = digest_of(model)
-        self.heads = LikraModel(add_heads(model, args), processing_class, self.template, base_digest)
+        self.heads = LikraModel(
+            add_heads(model, args), processing_class, self.template, base_digest, chat_template_kwargs=rendered
+        )
         fresh = get_peft_model_state_dict(self.heads.model, adapter_name=args.heads[0], save_embedding_layers=False)
         self.fresh_head = {name: weight.clone() for name, weight in fresh.items()}
         self.questions = train_dataset
@@ -156,9 +164,12 @@ class LikraTrainer:
         )
         if args.negatives != "same_question":  # a question's own options have been looked at
             for query, answer in positive + negative:
-                encoded = encode(self.heads.tokenizer, query, [answer], self.template)
+                encoded = self._encode(query, answer)
                 check_encoded(encoded, self.context, f"the question {query!r} with the text of another")
         return {"positive": positive, "negative": negative}
+
+    def _encode(self, query: str | list[dict], answer: str) -> Encoded:
+        return encode(self.heads.tokenizer, query, [answer], self.template, self.args.chat_template_kwargs)
 
     def _base_logps(self, questions: list[Question]) -> list[torch.Tensor]:
         """Log-probabilities of all options under the base, which choose the hardest one."""
@@ -204,6 +215,7 @@ class LikraTrainer:
         """Note the settings beside the heads; a `ValueError` if the folder holds other heads."""
         settings = {name: getattr(self.args, name) for name in SETTINGS} | {
             "base_digest": self.heads.base_digest,
+            "dtype": str(self.heads.model.dtype).removeprefix("torch."),
             "template": self.template,
             "examples": sha256(json.dumps(self.pairs).encode()).hexdigest()[:32],
         }
@@ -215,6 +227,7 @@ class LikraTrainer:
                 "(resume_from_checkpoint=True), or choose another folder."
             )
         earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+        earlier.setdefault("dtype", settings["dtype"])  # earlier versions did not note it
         for name, value in settings.items():
             if earlier.get(name) != value:
                 raise ValueError(
@@ -264,7 +277,7 @@ class LikraTrainer:
         """
         rows = []
         for query, answer in self.pairs[head]:
-            query_ids, (answer_ids,) = encode(self.heads.tokenizer, query, [answer], self.template)
+            query_ids, (answer_ids,) = self._encode(query, answer)
             labels = [-100] * len(query_ids) + answer_ids
             rows.append({"input_ids": query_ids + answer_ids, "labels": labels})
         size = examples_per_step(self.args)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..evaluation import FEWEST
 from ..evaluation.win_rate import place_warning
 
 
@@ -17,8 +18,6 @@ COLUMNS = (
     ("length", "truncated", "Truncated", 3),
     ("kl", "mean", "KL", 2),
 )
-# queries below which no error and no interval is printed: a bootstrap of so few covers the truth too rarely
-FEWEST = 10
 OUTCOMES = (("win", "tab:green"), ("tie", "lightgray"), ("lose", "tab:red"))
 
 

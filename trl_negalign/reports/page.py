@@ -14,6 +14,8 @@ from .panels import PANELS, draw_panel, panel_series, summarize
 from .run_folder import Run, name_apart
 
 
+# by which a page is known for one of ours, and may be replaced
+GENERATOR = "trl-negalign"
 # characters of all the samples on a page together, which keeps it loadable whatever the runs hold
 MAX_SAMPLE_CHARACTERS = 8_000_000
 # what a text must not hide, shown by its code: control characters and those that turn the direction of writing
@@ -22,9 +24,29 @@ DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 VISIBLE = {code: f"\\x{code:02x}" for code in CONTROLS} | {code: f"\\u{code:04x}" for code in DIRECTIONS}
 
 
+def figures_folder(page: Path) -> Path:
+    """Where a page's pictures lie as PNGs."""
+    return page.parent / f"{page.stem}-figures"
+
+
+def check_page(path: Path) -> None:
+    """Raise a `ValueError` if a report at this path would write over anything but an earlier report."""
+    mark = f'<meta name="generator" content="{GENERATOR}">'
+    if path.is_file() and mark in path.read_text(encoding="utf-8", errors="replace")[:4000]:
+        return
+    pictures = (figures_folder(path) / f"{panel.name}.png" for panel in PANELS)
+    for there in filter(os.path.lexists, (path, *pictures)):
+        raise ValueError(
+            f"{str(there)!r} is there, is no report of negalign's, and would be written over. Name another page with "
+            "--out, or move it away."
+        )
+
+
 def write_report(runs: Sequence[Run], path: str | Path, *, characters: int = 4000) -> list[Path]:
     """
     Write the page, and its pictures also as PNGs in a folder beside it (`report.html`: `report-figures`).
+
+    An earlier report is replaced, see [`check_page`].
 
     Args:
         runs (`Sequence[Run]`): at least one; several are drawn over each other.
@@ -38,7 +60,7 @@ def write_report(runs: Sequence[Run], path: str | Path, *, characters: int = 400
 
     path = Path(path)
     name_apart(runs)
-    figures, missing = draw_figures(runs, path.parent / f"{path.stem}-figures")
+    figures, missing = draw_figures(runs, figures_folder(path))
     script = files(__package__).joinpath("templates", "report.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=PackageLoader(__package__),
@@ -58,6 +80,7 @@ def write_report(runs: Sequence[Run], path: str | Path, *, characters: int = 400
         config=compare_configs(runs),
         style=files(__package__).joinpath("templates", "report.css").read_text(encoding="utf-8"),
         script=script,
+        generator=GENERATOR,
         # the page may load nothing, and of scripts may run this one only
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         made=datetime.now(),

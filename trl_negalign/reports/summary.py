@@ -1,11 +1,13 @@
 """What a run changed, in words for the terminal."""
 
+from ..evaluation import FEWEST
 from ..evaluation.held_out import HeldOut, mean_and_error
 
 
 def held_out_summary(before: HeldOut, after: HeldOut, shown: int = 3) -> str:
     """
-    Completions side by side, mean rewards with standard errors, the gain paired by query, and the perplexity.
+    Completions side by side, mean rewards, the gain paired by query, and the perplexity; standard errors where there
+    are queries enough for them.
 
     Args:
         before, after ([`HeldOut`]): two states of one policy on the same queries.
@@ -23,13 +25,16 @@ def held_out_summary(before: HeldOut, after: HeldOut, shown: int = 3) -> str:
         ] + [""]
     count, gains = len(before.query_means), after.query_means - before.query_means
     gain, error = mean_and_error(gains)
+    few = count < FEWEST
+    remark = f"no errors: n < {FEWEST}" if few else "± standard error"
     lines.append(
-        f"Held-out reward of the plain query, {count} queries x {before.samples_per_query} samples (± standard error):"
+        f"Held-out reward of the plain query, {count} queries x {before.samples_per_query} samples ({remark}):"
     )
     for name, state in (("before", before), ("after", after)):
-        lines.append("  {:7} {:+.3f} ± {:.3f}".format(name, *mean_and_error(state.query_means)))
-    errors = f", {gain / error:.1f} standard errors" if error else ""
-    lines.append(f"  gain    {gain:+.3f} ± {error:.3f}{errors}, paired by query")
+        mean, own = mean_and_error(state.query_means)
+        lines.append(f"  {name:7} {mean:+.3f}" + ("" if few else f" ± {own:.3f}"))
+    errors = f", {gain / error:.1f} standard errors" if error and not few else ""
+    lines.append(f"  gain    {gain:+.3f}" + ("" if few else f" ± {error:.3f}") + f"{errors}, paired by query")
     lines.append("Perplexity of the completions under the untrained model (fluency; lower is closer to its own text):")
     ratio = after.perplexity / before.perplexity
     lines.append(f"  {before.perplexity:.1f} before, {after.perplexity:.1f} after: {ratio:.2f}x")

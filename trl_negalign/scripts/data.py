@@ -47,10 +47,7 @@ class DataArguments:
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Model id or path whose tokenizer counts."})
     limit: int | None = field(default=None, metadata={"help": "Keep a random sample of so many rows of each split."})
-    skip_bad: bool = field(
-        default=False,
-        metadata={"help": "Skip malformed rows, which end the command otherwise. The official HH files have some."},
-    )
+    skip_bad: bool = field(default=False, metadata={"help": "Leave malformed rows out; the official HH has some."})
     format: str = field(default="parquet", metadata={"help": "'parquet' or 'jsonl'.", "choices": ["parquet", "jsonl"]})
     overwrite: bool = field(default=False, metadata={"help": "Replace the dataset that --out holds."})
     seed: int = field(default=42, metadata={"help": "Of the sample, of the cut test split and of imdb's pairs."})

@@ -34,12 +34,10 @@ class EvaluateArguments:
     top_k: int = field(default=0, metadata={"help": "Most probable tokens that are sampled from; 0 for all."})
     query_seed: int = field(default=0, metadata={"help": "Of the random sample of queries."})
     sampling_seed: int = field(default=0, metadata={"help": "Of the completions, one of each query."})
+    chat_template_kwargs: str = field(default="{}", metadata={"help": "For chat templates, as JSON."})
     batch_size: int = field(default=16, metadata={"help": "Sequences at a time; changes results by rounding only."})
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": DTYPES})
-    judge: str | None = field(
-        default=None,
-        metadata={"help": "For win_rate: a reward, as for --reward, or the address of an OpenAI-compatible endpoint."},
-    )
+    judge: str | None = field(default=None, metadata={"help": "For win_rate: a reward, or an OpenAI-like address."})
     judge_model: str = field(default="", metadata={"help": "The endpoint's name of the judging model."})
     judge_criteria: str | None = field(default=None, metadata={"help": "What makes a response better, in sentences."})
     judge_options: str = field(default="{}", metadata={"help": "Fields of the request as JSON; null leaves one out."})
@@ -83,14 +81,15 @@ def main(args: EvaluateArguments, lists: Namespace) -> None:
     if not (lists.model or lists.compare):
         raise ValueError("--model is missing. Name one or more models, or earlier results with --compare.")
     check_folders([*([out] if lists.model else []), *(read_results(path)[1] for path in lists.compare)])
-    models = [part for text in lists.model for part in (text, *text.split("=", 1)[-1].split("+"))]
+    named = [*lists.model, args.kl_reference or ""]
+    models = [part for text in named for part in (text, *text.split("=", 1)[-1].split("+"))]
     inputs = {"model": models, "reward": [*lists.reward, args.judge], "dataset": [args.data]}
     folders.check_target("--out", out, "evaluation", inputs, args.overwrite)
     if lists.model:
         run_evaluation(args, lists, out)
+    joined = join([*([out] if lists.model else []), *lists.compare])
     phase.begin_work()
     folders.start(out, "evaluation")
-    joined = join([*([out] if lists.model else []), *lists.compare])
     table = comparison_table(joined)
     write_whole(out / "table.md", table)
     if lists.compare:
@@ -106,15 +105,16 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
     from trl_negalign.evaluation.generation import Sampling
     from trl_negalign.evaluation.policies import parse_policy
     from trl_negalign.evaluation.queries import load_queries
+    from trl_negalign.scripts.arguments import json_object
     from trl_negalign.scripts.local_model import load_policy
 
     if args.data is None:
         raise ValueError("--data is missing. Name a dataset with a column `prompt`.")
-    sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.sampling_seed)
     small = {SMALL_MODEL: lambda: load_policy(None)}
     models = [parse_policy(text, small) for text in lists.model]
     judge = make_judge(args, out / "judge.sqlite")
-    chosen = (args.split, args.reference_column, args.num_queries, args.query_seed)
+    rendered = json_object("--chat_template_kwargs", args.chat_template_kwargs)
+    chosen = (args.split, args.reference_column, args.num_queries, args.query_seed, rendered)
     queries = load_queries(args.data, args.data_config, *chosen)
     has = dict.fromkeys(("ppl", "bleu"), queries.references)
     has |= {"reward": lists.reward, "win_rate": judge, "kl": args.kl_reference}
@@ -127,7 +127,7 @@ def run_evaluation(args: EvaluateArguments, lists: Namespace, out: Path) -> None
         judge=judge,
         kl_reference=args.kl_reference and parse_policy(args.kl_reference, small),
         against_reference=args.against_reference,
-        sampling=sampling,
+        sampling=Sampling(args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.sampling_seed),
         max_query_tokens=args.max_query_tokens,
         batch_size=args.batch_size,
         dtype=args.dtype,

@@ -127,7 +127,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
     from ..likra.trainer import saved_points
 
     out, count = Path(args.output_dir), len(test)
-    keys = [digest(question.query, question.options) for question in test]
+    keys = [digest(*item) for item in encoded]
 
     def logps(state: str, name: str) -> list:
         def compute(missing: list[int]):

@@ -34,7 +34,7 @@ def main(args: ReportArguments, positional: Namespace) -> None:
     from trl_negalign.phase import begin_work
 
     need("report", "jinja2", "matplotlib")
-    from trl_negalign.reports.page import write_report
+    from trl_negalign.reports.page import check_page, write_report
     from trl_negalign.reports.run_folder import read_run
 
     for name in ("steps", "groups", "characters"):
@@ -45,6 +45,7 @@ def main(args: ReportArguments, positional: Namespace) -> None:
         raise ValueError(f"--out {args.out} must be a file name that ends in .html.")
     if not out.parent.is_dir() and args.out:
         raise ValueError(f"--out {args.out}: the folder {str(out.parent)!r} does not exist. Make it first.")
+    check_page(out)
 
     runs = [read_run(folder, steps=args.steps, groups=args.groups) for folder in positional.run_dirs]
     begin_work()

@@ -102,6 +102,15 @@ def check_resumable(checkpoint: str, identity: dict, processes: int) -> None:
         )
 
 
+def not_finite(queries: list[str], step: int, output_dir: str) -> FloatingPointError:
+    """The error of a run that stops behind `step` on the queries whose loss is not finite, its checkpoint written."""
+    shown = "\n".join(f"- {query!r}" for query in dict.fromkeys(queries))
+    return FloatingPointError(
+        f"The loss is not finite at step {step + 1}, for the queries:\n{shown}\nThe weights before this step are in "
+        f"{output_dir}/{PREFIX_CHECKPOINT_DIR}-{step}. Lower the learning rate, or bound what is pushed down."
+    )
+
+
 def save_buffer(micro_batches: list[dict[str, torch.Tensor]], checkpoint: str, process: int) -> None:
     """Keep the groups that a process is still to train on."""
     torch.save(micro_batches, os.path.join(checkpoint, _buffer_name(process)))

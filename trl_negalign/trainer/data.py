@@ -1,6 +1,7 @@
 """The dataset's side of a group: whether its columns can be used, and where its responses are filled in."""
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -23,6 +24,20 @@ def column_names(dataset, name: str) -> list[str]:
         )
     # the first row knows better than `column_names`: a mapped stream has none, a transform may change them
     return list(next(iter(dataset), dataset.column_names or []))
+
+
+def check_candidates(candidates: Sequence[Candidate], args: GroupConfig, trainer: str) -> None:
+    """Check what `build_candidates` of a trainer of this name made of its options; a `ValueError` if it cannot be."""
+    if len(candidates) != args.num_generations:
+        raise ValueError(
+            f"num_generations={args.num_generations}, and {trainer}.build_candidates names {len(candidates)} "
+            "candidates. Let it name as many."
+        )
+    if args.tapered and all(candidate.guide is None for candidate in candidates):
+        raise ValueError(
+            f"tapered=True weights what was sampled under a guide, and no candidate of {trainer} is: "
+            f"{[candidate.kind for candidate in candidates]}. Leave it out, or give candidates a guide."
+        )
 
 
 def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guided_in_user_turn: bool = False) -> None:
@@ -120,6 +135,8 @@ def check_chat_template(
 
 
 def _check_prompt(prompt: Prompt, place: str, guided_in_user_turn: bool) -> None:
+    if not isinstance(prompt, (str, list, NoneType)):
+        raise ValueError(f"{place} is {prompt!r}, and must be a text or messages. Convert such rows.")
     if not text_of(prompt).strip():
         raise ValueError(f"{place} is empty: {prompt!r}. Drop such rows, e.g. with dataset.filter.")
     if guided_in_user_turn and not isinstance(prompt, str) and all(message["role"] != "user" for message in prompt):

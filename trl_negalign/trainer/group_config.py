@@ -8,6 +8,7 @@ from transformers.hf_argparser import string_to_bool
 from trl import GRPOConfig
 
 from ..guides import GUIDE_PLACEMENTS
+from ..objectives import AVERAGES
 
 
 # GRPO's options that steer its own loss. They mean nothing here, so a value other than the default is an error.
@@ -83,6 +84,20 @@ class GroupConfig(GRPOConfig):
             Log the mean entropy of the policy over the candidates' tokens, in nats. Costs some time: entropies are not
             computed otherwise (but by TRL's own head, which stays with `share_prompts=False`), and with them every
             candidate goes through the model, also those that teach nothing.
+        tapered (`bool`, *optional*, defaults to `False`):
+            Weight the gradient of every token that was sampled under a guide by min(1, π(y_t|x, y_<t) /
+            μ(y_t|[g,x], y_<t)): the policy's probability of it given the plain query over the one that it was sampled
+            with (see [`~trl_negalign.objectives.taper_weights`], after TOPR, arXiv 2503.14286). Imitating what is
+            unlikely without the guide flattens the policy. Applies to all parts of the objective and not to `beta`'s
+            term; plain candidates and the dataset's responses keep a weight of 1, plain ones also in later steps of a
+            round. Both probabilities are of the whole distribution at `temperature`, also where `top_p`, `top_k` or
+            `min_p` cut what was sampled from. Costs one pass without gradients over the guided candidates a round. The
+            mean weight is logged as `taper_weight`.
+        mean_over (`str`, *optional*, defaults to `"groups"`):
+            What the loss of an optimizer step is averaged over: all groups of all processes (`"groups"`), or those
+            alone that teach something (`"signal"`; for PLE, pairs), so that a step is as long however many are silent
+            (huggingface/trl#6367; AGPO, arXiv 2503.15952). `beta`'s term is averaged over all groups. `"signal"` needs
+            `gradient_accumulation_steps` to divide `steps_per_generation`: the groups are counted before the step.
         pad_to_multiple_of (`int`, *optional*):
             As in [`~trl.GRPOConfig`], and packed groups are padded so too. Left out, it is 64 in scoring on anything
             but a CPU, so that shapes repeat there.
@@ -120,6 +135,17 @@ class GroupConfig(GRPOConfig):
             "candidates that teach nothing then go through the model."
         },
     )
+    tapered: bool = field(
+        default=False,
+        metadata={
+            "help": "Weight the gradient of every token sampled under a guide by min(1, its probability given the "
+            "plain query / the one given the guided query)."
+        },
+    )
+    mean_over: str = field(
+        default="groups",
+        metadata={"help": "Average the loss over all 'groups', or over those that teach something ('signal')."},
+    )
     num_generations: int | None = field(
         default=None,
         metadata={"help": "Size of a query's whole group, dataset responses included."},
@@ -146,6 +172,13 @@ class GroupConfig(GRPOConfig):
             )
         super().__post_init__()
         one_of(self, "guide_placement", GUIDE_PLACEMENTS)
+        one_of(self, "mean_over", AVERAGES)
+        if self.mean_over == "signal" and self.steps_per_generation % self.gradient_accumulation_steps:
+            raise ValueError(
+                "mean_over='signal' counts the groups of an optimizer step before it, and "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} does not divide "
+                f"steps_per_generation={self.steps_per_generation}. Set steps_per_generation to a multiple of it."
+            )
         self.share_prompts = _auto_or_bool("share_prompts", self.share_prompts)
         defaults = {option.name: option.default for option in fields(self)}
         for name in UNUSED_GRPO_OPTIONS:
@@ -154,7 +187,7 @@ class GroupConfig(GRPOConfig):
                     f"{name}={getattr(self, name)!r} steers GRPO's loss and means nothing in {type(self).__name__}. "
                     f"Leave it out (its default is {defaults[name]!r})."
                 )
-        if self.use_vllm and "seed" in (self.generation_kwargs or {}):
+        if self.use_vllm and self.generation_kwargs and "seed" in self.generation_kwargs:
             raise ValueError(
                 f"generation_kwargs has seed={self.generation_kwargs['seed']!r}: vLLM would draw the same completion "
                 "for all candidates of a group that share a query. Leave it out."

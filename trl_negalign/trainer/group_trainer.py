@@ -12,6 +12,7 @@ import inspect
 import math
 import os
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object, is_peft_model, send_to_device
@@ -23,18 +24,19 @@ from ..borders import ended_response_ids
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
 from ..objectives import has_signal, kl_penalty
-from .checkpoints import check_resumable, find_checkpoint, load_round, save_buffer, save_state, unmark
+from .checkpoints import check_resumable, find_checkpoint, load_round, not_finite, save_buffer, save_state, unmark
 from .collective import means, on_all_processes
 from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
-from .data import check_chat_template, check_datasets, column_names, end_tokens, put_in
+from .data import check_candidates, check_chat_template, check_datasets, column_names, end_tokens, put_in
 from .group_config import GroupConfig
 from .helpers import RepeatSampler, disable_gradient_checkpointing, use_adapter
-from .lengths import check_longest_query, warn_of_long_queries
-from .passes import by_length, columns_multiple, group_lengths, select
+from .lengths import check_longest_query, check_positions, warn_of_long_queries
+from .passes import by_length, columns_multiple, group_lengths, put_loss_scale, select
 from .prefill import prefill_once
 from .scores import combine, means_by_kind, refuse_infinite
 from .seams import check_attributes, check_generated, check_seams, watch_vllm
 from .shared_prompt import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
+from .tapering import guided_token_logps, taper
 
 
 # TRL's per-row tensors that group training reads
@@ -85,11 +87,7 @@ class GroupTrainer(GRPOTrainer):
             if kwargs.get(name):
                 raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
         self.candidates = self.build_candidates(args, column_names(train_dataset, "train_dataset"))
-        if len(self.candidates) != args.num_generations:
-            raise ValueError(
-                f"num_generations={args.num_generations}, and {type(self).__name__}.build_candidates names "
-                f"{len(self.candidates)} candidates. Let it name as many."
-            )
+        check_candidates(self.candidates, args, type(self).__name__)
         check_datasets(train_dataset, eval_dataset, args, self.candidates)
         if args.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):
             raise ValueError(
@@ -121,6 +119,7 @@ class GroupTrainer(GRPOTrainer):
             args.beta = self.kl_weight
         check_attributes(self)
         self._check_tokenizer(self.processing_class, train_dataset, args)  # TRL may have loaded one
+        check_positions(self.model, train_dataset, self.processing_class, args, self.candidates)
         self.shares_prompts = decide_on_sharing(self.model, args.share_prompts)
         # the KL term, entropies and the experts' balance are of all candidates, not of those that teach
         self.runs_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
@@ -222,6 +221,7 @@ class GroupTrainer(GRPOTrainer):
                     self.chat_template_kwargs,
                 )
         guided_ids = self._tokenize_prompts(list(guided.values()))[0]
+        self._guided_ids = dict(zip(guided, guided_ids, strict=True))
         warn_of_long_queries(guided_ids, self.args, self.model.config)
         return list(guided.values()), guided_ids, prompt_ids, from_dataset
 
@@ -280,6 +280,11 @@ class GroupTrainer(GRPOTrainer):
         batch |= {name: output[name][::size] for name in ("prompt_ids", "prompt_mask")}
         # a candidate without tokens (mask_truncated_completions) has nothing to learn from
         batch["rewards"] = pack_groups(rewards, size).masked_fill(batch["completion_mask"].sum(-1) == 0, torch.nan)
+        if self.args.tapered:
+            chunks, score = self.args.steps_per_generation, partial(self._group_logps, self.model)
+            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+                logps = guided_token_logps(batch, self.candidates, self._guided_ids, chunks, score)
+            batch["guided_token_logps"] = logps
         all_rewards = self.accelerator.gather(batch["rewards"])
         silent = ~has_signal(self.comparisons(all_rewards))
         self.log_round_metric("frac_groups_no_signal", silent.float().mean().item())
@@ -296,9 +301,11 @@ class GroupTrainer(GRPOTrainer):
             # neighbours in the buffer that fall into one optimizer step, in every iteration over it
             together=math.gcd(self.args.gradient_accumulation_steps, self.args.steps_per_generation),
         )
-        if self.kl_weight != 0.0 or self.needs_reference(self.args):
-            for batch in self._buffered_inputs:
-                batch["ref_per_token_logps"] = self._reference_logps(batch)
+        if self.args.mean_over == "signal":
+            teaching = [self.comparisons(self.taught(batch)).any(-1) for batch in self._buffered_inputs]
+            together = self.args.gradient_accumulation_steps
+            put_loss_scale(self._buffered_inputs, teaching, together, self.accelerator.reduce)
+        self._add_reference_logps()
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     @property
@@ -332,7 +339,11 @@ class GroupTrainer(GRPOTrainer):
             compute_entropy=self.args.log_entropy,
             compute_aux_loss=self.aux_loss_enabled,
         )
-        losses, metrics = self.group_loss(token_logps, inputs)
+        weighted_logps, taper_metrics = taper(token_logps, inputs)
+        losses, metrics = self.group_loss(weighted_logps, inputs)
+        metrics |= taper_metrics
+        if self.args.mean_over == "signal":
+            losses = losses * inputs["loss_scale"]
         if self.args.log_entropy:
             metrics["entropy"] = entropies.masked_fill(mask == 0, torch.nan)
         if self.kl_weight != 0.0:
@@ -377,14 +388,16 @@ class GroupTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL asks in each round, also in evaluation, for ratios that group training has no use for and for reference
-        # log-probabilities, which `_reference_logps` takes of the candidates that need them
+        # log-probabilities, which `_add_reference_logps` takes of the candidates that need them
         return None, None, None
 
-    def _reference_logps(self, batch):
+    def _add_reference_logps(self):
         """
-        Reference log-probabilities of a micro-batch, `[groups, G, T]`. The reference runs what the policy will run, in
-        the same arrangement: half precision rounds by it, and while both are the same they shall not differ.
+        Add the reference's log-probabilities `[groups, G, T]`, where they are read. It runs what the policy will run,
+        in the same arrangement: half precision rounds by it, and while both are the same they shall not differ.
         """
+        if self.kl_weight == 0.0 and not self.needs_reference(self.args):
+            return
         model, scope = self.ref_model, nullcontext()
         if model is None:
             model, policy = self.model, self.accelerator.unwrap_model(self.model)
@@ -392,7 +405,8 @@ class GroupTrainer(GRPOTrainer):
             scope = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
         checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), scope, checkpointing:
-            return self._group_logps(model, batch, self._to_run(batch))[0]
+            for batch in self._buffered_inputs:
+                batch["ref_per_token_logps"] = self._group_logps(model, batch, self._to_run(batch))[0]
 
     def log_round_metric(self, name: str, value: float) -> None:
         """Log a training metric that all processes know alike."""
@@ -415,12 +429,7 @@ class GroupTrainer(GRPOTrainer):
         if self._step % self._cycle == 0:
             self.load_round_state(self._round_start)  # the round was sampled for nothing
         self._save_checkpoint(model, trial=None)
-        shown = "\n".join(f"- {query!r}" for query in dict.fromkeys(queries))
-        raise FloatingPointError(
-            f"The loss is not finite at step {self.state.global_step + 1}, for the queries:\n{shown}\nThe weights "
-            f"before this step are in {self.args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}. Lower "
-            "the learning rate, or bound what is pushed down."
-        )
+        raise not_finite(queries, self.state.global_step, self.args.output_dir)
 
     # Checkpoints
 
@@ -433,7 +442,8 @@ class GroupTrainer(GRPOTrainer):
 
     def _run_identity(self) -> dict:
         """What must be the same in a run that is resumed."""
-        candidates = [f"{candidate.kind}: {candidate.guide or candidate.column}" for candidate in self.candidates]
+        taper = ", tapered" if self.args.tapered else ""
+        candidates = [f"{one.kind}: {one.guide or one.column}{taper}" for one in self.candidates]
         return {"method": self._name, "group size": len(candidates), "candidates": candidates}
 
     def _get_train_sampler(self, dataset=None):
@@ -466,12 +476,8 @@ class GroupTrainer(GRPOTrainer):
         if inside_cycle:
             save_buffer(self._buffered_inputs, folder, self.accelerator.process_index)
         if self.args.should_save:
-            state = self.round_state() | {
-                "identity": self._run_identity(),
-                "processes": self.accelerator.num_processes,
-                "inside_cycle": inside_cycle,
-                "step": self._step,
-            }
+            state = self.round_state() | {"identity": self._run_identity(), "inside_cycle": inside_cycle}
+            state |= {"processes": self.accelerator.num_processes, "step": self._step, "beta": self.kl_weight}
             save_state(state, folder)
         super()._save_checkpoint(model, trial)
 
@@ -488,3 +494,5 @@ class GroupTrainer(GRPOTrainer):
             self._step = state["step"]
         if buffer is not None:
             self._buffered_inputs = send_to_device(buffer, self.accelerator.device)
+            if state.get("beta") != self.kl_weight:  # of other candidates, or of none
+                self._add_reference_logps()

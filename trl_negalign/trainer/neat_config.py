@@ -58,6 +58,12 @@ class NEATConfig(GroupConfig):
             log-probability is unbounded below, so set it (say −5) for long runs or larger penalty weights.
         npo_beta (`float`, *optional*, defaults to `0.1`):
             β of the `"npo"` penalty.
+        skip_shared_prefix (`bool`, *optional*, defaults to `False`):
+            Leave the tokens that the two candidates of a ranked pair have in common at their beginning out of their
+            ranking, and those that the worst has in common with the best out of the penalty: they would be pushed up
+            and down at once (GTPO's observation, arXiv 2508.03772; the form is ours). The imitation keeps them, and
+            token means are still divided by the whole length. In a pair of equal length a shared prefix cancels out of
+            the ranking by itself; the penalty's share of it does not.
     """
 
     positive_prompt: str = field(
@@ -101,6 +107,10 @@ class NEATConfig(GroupConfig):
         metadata={"help": "Log-probability per token of the worst candidate below which it is no longer pushed down."},
     )
     npo_beta: float = field(default=0.1, metadata={"help": "Beta of the 'npo' penalty."})
+    skip_shared_prefix: bool = field(
+        default=False,
+        metadata={"help": "Leave what two candidates share at their beginning out of their ranking and the penalty."},
+    )
 
     def __post_init__(self):
         if isinstance(self.dataset_responses, str):
@@ -123,6 +133,11 @@ class NEATConfig(GroupConfig):
         one_of(self, "penalty_type", PENALTY_TYPES)
         not_negative(self, "sft_weight", "ranking_weight", "penalty_weight", "ranking_margin")
         not_all_zero(self, "sft_weight", "ranking_weight", "penalty_weight")
+        if self.skip_shared_prefix and self.ranking_weight == self.penalty_weight == 0:
+            raise ValueError(
+                "skip_shared_prefix=True is about the ranking and the penalty, and ranking_weight and penalty_weight "
+                "are 0. Leave it out, or set one of them above 0."
+            )
         if self.penalty_floor is not None and not self.penalty_floor < 0:
             raise ValueError(f"penalty_floor={self.penalty_floor!r} is a log-probability per token: set it below 0.")
         if not 0 < self.npo_beta < float("inf"):

@@ -73,7 +73,8 @@ class NEATTrainer(GroupTrainer):
     def taught(self, batch):
         """
         Of a group with two different rewards: the best for the imitation, the worst for the penalty, and for the
-        ranking every scored candidate, with `"linear"` only those that do not stand above as many as below.
+        ranking every scored candidate, with `"linear"` only those that do not stand above as many as below (but all
+        where shared prefixes are left out, which differ from pair to pair).
         """
         args, rewards = self.args, batch["rewards"]
         best, worst = self._extremes(rewards)
@@ -83,7 +84,8 @@ class NEATTrainer(GroupTrainer):
         if args.sft_weight > 0:
             taught = taught | best
         if args.ranking_weight > 0:
-            taught = taught | (above != below if args.ranking_loss_type == "linear" else above + below > 0)
+            cancels = args.ranking_loss_type == "linear" and not args.skip_shared_prefix
+            taught = taught | (above != below if cancels else above + below > 0)
         if args.penalty_weight > 0:
             taught = taught | worst
         return taught
@@ -107,6 +109,7 @@ class NEATTrainer(GroupTrainer):
             penalty_floor=args.penalty_floor,
             ref_token_logps=batch.get("ref_per_token_logps"),
             npo_beta=args.npo_beta,
+            completion_ids=batch["completion_ids"] if args.skip_shared_prefix else None,
         )
         losses = (
             args.sft_weight * parts.sft + args.ranking_weight * parts.ranking + args.penalty_weight * parts.penalty

@@ -142,3 +142,27 @@ def by_length(
         for indices in order.chunk(len(step)):
             ordered.append({name: tensor[indices] for name, tensor in pool.items()})
     return ordered
+
+
+def put_loss_scale(
+    micro_batches: list[dict[str, torch.Tensor]],
+    teaching: list[torch.Tensor],
+    together: int,
+    total: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """
+    Put into each micro-batch the number that makes its mean over all groups one over those that teach: `loss_scale`
+    `[groups]`, the groups of the whole optimizer step, of all processes, over those of them that teach.
+
+    Args:
+        micro_batches (`list[dict[str, torch.Tensor]]`): of a round, in order.
+        teaching (`list[torch.Tensor]`): which of a micro-batch's groups (or pairs) teach, `[n]`, the same n in each.
+        together (`int`): how many neighbours fall into one optimizer step; it divides their number.
+        total (`Callable`): sums a tensor over all processes.
+    """
+    teaching = torch.stack(teaching).view(-1, together * teaching[0].shape[0])
+    taught, count = total(torch.stack([teaching.sum(1), torch.full_like(teaching.sum(1), teaching.shape[1])]))
+    for i, batch in enumerate(micro_batches):
+        # of a step in which nothing teaches the mean is 0 in any case
+        scale = count[i // together] / taught[i // together].clamp(min=1)
+        batch["loss_scale"] = scale.repeat(batch["rewards"].shape[0])

@@ -7,13 +7,15 @@ from ..groups import pad_and_stack
 
 Block = dict[str, torch.Tensor]
 # what a block holds a number of for each token of a completion; the others it holds for each group
-OF_COMPLETION_TOKENS = ("completion_ids", "ref_per_token_logps")
+LOGPS_OF_TOKENS = ("ref_per_token_logps", "guided_token_logps")
+OF_COMPLETION_TOKENS = ("completion_ids", *LOGPS_OF_TOKENS)
 
 
 def pack(batch: dict[str, torch.Tensor]) -> Block:
     """
     A batch's groups without padding, on the CPU: tokens one after the other as int32, `prompt_lengths` `[groups]` and
-    `completion_lengths` `[groups, G]`, `rewards` `[groups, G]`, and the reference's log-probabilities where there are.
+    `completion_lengths` `[groups, G]`, `rewards` `[groups, G]`, and the reference's and the guided policy's
+    log-probabilities where there are.
     """
     prompt_mask, mask = batch["prompt_mask"].bool(), batch["completion_mask"].bool()
     block = {
@@ -23,8 +25,7 @@ def pack(batch: dict[str, torch.Tensor]) -> Block:
         "completion_lengths": mask.sum(-1).int(),
         "rewards": batch["rewards"].clone(),
     }
-    if "ref_per_token_logps" in batch:
-        block["ref_per_token_logps"] = batch["ref_per_token_logps"][mask]
+    block |= {name: batch[name][mask] for name in LOGPS_OF_TOKENS if name in batch}
     return {name: tensor.cpu() for name, tensor in block.items()}
 
 

@@ -13,6 +13,8 @@ import transformers
 import trl
 from accelerate.logging import get_logger
 
+from ..phase import UnfitEnvironment
+
 
 logger = get_logger(__name__)
 
@@ -79,7 +81,7 @@ OPTIONS = (
 GENERATED = {"prompt_ids": 0, "completion_ids": 1, "completions": 3, "logprobs": 4}
 
 
-class SeamError(RuntimeError):
+class SeamError(UnfitEnvironment):
     """The installed TRL changed something that this package overrides or calls."""
 
     def __init__(self, seam: str, problem: str):
