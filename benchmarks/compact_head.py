@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from trl_negalign.trainer.shared_prompt import NO_LABEL, only_positions
+from trl_negalign.trainer.sharing.packing import NO_LABEL, only_positions
 
 
 class CompactHead:

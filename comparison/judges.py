@@ -17,7 +17,7 @@ from plan import add_places, read_task
 from start import start_model, unpack_start
 
 from trl_negalign.borders import text_of
-from trl_negalign.evaluation.kept import digest
+from trl_negalign.fingerprints import digest
 from trl_negalign.rewards.loading import load_reward
 
 

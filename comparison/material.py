@@ -8,8 +8,8 @@ from pathlib import Path
 from trl_negalign.data import BadRow, UnfitRow, hh, imdb
 from trl_negalign.data.convert import load_splits, sources
 from trl_negalign.data.loading import read_splits
-from trl_negalign.evaluation.kept import digest
 from trl_negalign.evaluation.queries import Queries
+from trl_negalign.fingerprints import digest
 
 
 # what a judge reads: a text, or a message and the answer to it, of which the answer is judged

@@ -8,8 +8,8 @@ from transformers import TrainerCallback
 
 from trl_negalign.borders import query_ids, response_ids
 from trl_negalign.evaluation import text_metrics
+from trl_negalign.evaluation.cache import by_length
 from trl_negalign.evaluation.generation import Sampling
-from trl_negalign.evaluation.kept import by_length
 from trl_negalign.evaluation.kl import completion_kl, kl_statistics
 from trl_negalign.evaluation.perplexity import perplexity, response_nlls
 from trl_negalign.evaluation.queries import Queries

@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 project = "trl-negalign"
 author = "the trl-negalign contributors"
 copyright = f"{author}, Apache-2.0"
-version = release = re.search(r'__version__ = "(.+)"', (ROOT / "trl_negalign/__init__.py").read_text())[1]
+version = release = re.search(r'__version__ = "(.+)"', (ROOT / "trl_negalign/version.py").read_text())[1]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "comparison", "docstrings", "mathml"]
 root_doc = "docs/index"

@@ -3,13 +3,15 @@
 from copy import deepcopy
 
 import pytest
+import torch
 import transformers
 import trl.trainer.utils
 from datasets import Dataset
 from packaging.version import Version
 from peft import LoraConfig
 
-from trl_negalign import NEATConfig, NEATTrainer, PLEConfig, PLETrainer
+from trl_negalign import NEATConfig, PLEConfig
+from trl_negalign.methods.table import GROUP_METHODS, classes
 
 
 needs_activated_lora = pytest.mark.skipif(
@@ -26,7 +28,8 @@ GUIDES = {
     NEATConfig: {"positive_prompt": "Answer kindly.", "negative_prompt": "Answer rudely."},
     PLEConfig: {"principle_prompt": "Follow the principle."},
 }
-METHODS = {"neat": (NEATTrainer, NEATConfig), "ple": (PLETrainer, PLEConfig)}
+# trainer and configuration by command, without the settings of another method
+METHODS = {method.command: classes(method) for method in GROUP_METHODS if method.prefix == method.command}
 
 # Qwen3's family: the generation prompt opens reasoning unless it is turned off, and the template closes it
 CLOSING = (
@@ -105,7 +108,7 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    options |= GUIDES[config_class] | kwargs
+    options |= GUIDES.get(config_class, {}) | kwargs
     if options.get("share_prompts") and not SHARES:
         pytest.skip("this TRL has no fused head, and without one nothing is shared")
     return trainer_class(
@@ -116,6 +119,12 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         processing_class=tokenizer,
         **trainer_kwargs,
     )
+
+
+def uniform(mean_logps):
+    """Token log-probabilities `[groups, G, 2]` whose mean is given, and a mask of ones."""
+    token_logps = torch.tensor(mean_logps, dtype=torch.float64).unsqueeze(-1).repeat(1, 1, 2)
+    return token_logps, torch.ones_like(token_logps)
 
 
 def seen_batches(trainer) -> list[dict]:

@@ -14,7 +14,7 @@ from tests.conftest import save, tiny_config
 from tests.helpers import build, with_template
 from trl_negalign.borders import ended_response_ids, query_ids, query_text, response_ids
 from trl_negalign.data import BadRow, hh
-from trl_negalign.evaluation.perplexity import reference_nlls_kept
+from trl_negalign.evaluation.perplexity import reference_nlls_cached
 from trl_negalign.evaluation.queries import Queries
 from trl_negalign.evaluation.rewards import RewardModel
 from trl_negalign.likra.encoding import encode
@@ -174,7 +174,9 @@ def test_a_reward_model_reads_what_the_policy_learns(hh_tokenizer, model, tmp_pa
 
 def test_perplexity_counts_the_tokens_that_training_learns(hh_tokenizer, model, tmp_path):
     chosen = [{"role": "assistant", "content": "Seven minutes."}]
-    table = reference_nlls_kept(model, hh_tokenizer, Queries([0], [PROMPT], [chosen], {}, {}), tmp_path, model_id="x")
+    table = reference_nlls_cached(
+        model, hh_tokenizer, Queries([0], [PROMPT], [chosen], {}, {}), tmp_path, model_id="x"
+    )
     trained = ended_response_ids(hh_tokenizer, PROMPT, chosen, [hh_tokenizer.eos_token_id])
     assert table["tokens"].tolist() == [len(trained) - 1]
     assert hh_tokenizer.decode(trained) == " Seven minutes.<|end|>"

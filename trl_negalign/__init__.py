@@ -3,20 +3,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
 
-__version__ = "0.1.0"
 
 _EXPORTS = {
     "LikraConfig": "likra.config",
     "LikraModel": "likra.model",
     "LikraReward": "likra.reward",
     "LikraTrainer": "likra.trainer",
-    "NEATConfig": "trainer.neat_config",
-    "NEATTrainer": "trainer.neat_trainer",
-    "PLEConfig": "trainer.ple_config",
-    "PLETrainer": "trainer.ple_trainer",
-    "RAFTConfig": "trainer.presets",
-    "RRHFConfig": "trainer.presets",
+    "NEATConfig": "methods.neat.config",
+    "NEATTrainer": "methods.neat.trainer",
+    "PLEConfig": "methods.ple.config",
+    "PLETrainer": "methods.ple.trainer",
+    "RAFTConfig": "methods.neat.presets",
+    "RRHFConfig": "methods.neat.presets",
 }
 __all__ = [
     "LikraConfig",
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from .likra.model import LikraModel
     from .likra.reward import LikraReward
     from .likra.trainer import LikraTrainer
-    from .trainer.neat_config import NEATConfig
-    from .trainer.neat_trainer import NEATTrainer
-    from .trainer.ple_config import PLEConfig
-    from .trainer.ple_trainer import PLETrainer
-    from .trainer.presets import RAFTConfig, RRHFConfig
+    from .methods.neat.config import NEATConfig
+    from .methods.neat.presets import RAFTConfig, RRHFConfig
+    from .methods.neat.trainer import NEATTrainer
+    from .methods.ple.config import PLEConfig
+    from .methods.ple.trainer import PLETrainer
 
 
 def __getattr__(name: str):

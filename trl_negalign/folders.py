@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import __version__
+from .version import __version__
 
 
 MANIFEST = "negalign_files.json"
 UNFINISHED = f"{MANIFEST}.tmp"
+TRAINER_STATE_NAME = "trainer_state.json"  # written last into a checkpoint
 OWN = (MANIFEST, UNFINISHED)
 
 # names as in a shell, and # for a number; a pattern never reaches into another folder
@@ -77,7 +78,7 @@ PATTERNS = {
     "evaluation": (
         *("results.json", "table.md", "win_rates.png", "comparison.json"),
         *("completions.parquet", "judgements.parquet"),
-        *("judge.sqlite", "judge.sqlite-*", "kept/*/*.parquet", "kept/*/*.unfinished"),
+        *("judge.sqlite", "judge.sqlite-*", "cache/*/*.parquet", "cache/*/*.unfinished"),
         *(f"{name}.*.unfinished" for name in ("results.json", "completions.parquet", "judgements.parquet")),
     ),
 }
@@ -146,7 +147,7 @@ def kind_of(folder: str | os.PathLike) -> str | None:
 def first_left(folder: str | os.PathLike, kind: str) -> str | None:
     """The first file of a folder that a command of this kind would write over; `None` if there is none."""
     # what is named by its content is kept as it is
-    known = _compiled(pattern for pattern in PATTERNS[kind] if not pattern.startswith(("kept/", "judge.sqlite")))
+    known = _compiled(pattern for pattern in PATTERNS[kind] if not pattern.startswith(("cache/", "judge.sqlite")))
     names = (path.relative_to(folder).as_posix() for path in files_of(folder))
     return next(filter(known.fullmatch, names), None)
 
@@ -287,3 +288,20 @@ def _write(folder: Path, manifest: dict) -> None:
     unfinished = folder / UNFINISHED
     unfinished.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(unfinished, folder / MANIFEST)
+
+
+def checkpoint_folders(output_dir: str) -> list[str]:
+    """The checkpoints of a run, whole or not, by their step, the newest last."""
+    steps = {str(path): path.name.rpartition("-")[2] for path in Path(output_dir).glob("checkpoint-*")}
+    folders = [path for path, step in steps.items() if step.isdecimal() and os.path.isdir(path)]
+    return sorted(folders, key=lambda path: int(steps[path]))
+
+
+def is_whole(checkpoint: str) -> bool:
+    """Whether a checkpoint was written to its end: its trainer state, which is written last, can be read."""
+    try:
+        with open(os.path.join(checkpoint, TRAINER_STATE_NAME), encoding="utf-8") as file:
+            json.load(file)
+    except (OSError, ValueError):
+        return False
+    return True

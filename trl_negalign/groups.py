@@ -95,6 +95,11 @@ def pack_pairs(groups: torch.Tensor) -> torch.Tensor:
     return torch.stack([groups[:, :half], groups[:, half:]], dim=2).flatten(0, 1)
 
 
+def unpack_pairs(pairs: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Pairs, `[groups * G/2, 2, …]`, as groups again, `[groups, G, …]`: the inverse of [`pack_pairs`]."""
+    return pairs.unflatten(0, (-1, group_size // 2)).transpose(1, 2).flatten(1, 2)
+
+
 def pad_and_stack(parts: Sequence[torch.Tensor], padding_side: str = "right") -> torch.Tensor:
     """
     Concatenate tensors along the first dimension, zero-padding their last one to the longest.

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import trl_negalign.evaluation.generation as generation
 from tests.helpers import QUESTIONS, dataset
 from trl_negalign.borders import query_ids
-from trl_negalign.evaluation.generation import SampleByQuery, Sampling, generate_batch, generate_kept, query_draws
+from trl_negalign.evaluation.generation import SampleByQuery, Sampling, generate_batch, generate_cached, query_draws
 from trl_negalign.evaluation.queries import Queries
 
 
@@ -30,7 +30,7 @@ def gpt2(tokenizer) -> GPT2LMHeadModel:
 
 def run(model, tokenizer, folder, sampling=None, queries=None, **options):
     sampling = sampling or Sampling(max_new_tokens=12)
-    return generate_kept(
+    return generate_cached(
         model.eval(), tokenizer, queries or make_queries(), sampling, folder, model_id="tiny", **options
     )
 
@@ -140,7 +140,7 @@ def test_what_was_kept_is_not_used_for_another_question(change, model, tokenizer
 def test_another_model_or_template_generates_anew(model, tokenizer, tmp_path, monkeypatch):
     run(model, tokenizer, tmp_path)
     generated = stop_after(99, monkeypatch)
-    generate_kept(model, tokenizer, make_queries(), Sampling(max_new_tokens=12), tmp_path, model_id="other")
+    generate_cached(model, tokenizer, make_queries(), Sampling(max_new_tokens=12), tmp_path, model_id="other")
     monkeypatch.setattr(tokenizer, "chat_template", "{{ messages }}")
     run(model, tokenizer, tmp_path)
     assert len(sum(generated, [])) == 10

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from trl_negalign.evaluation.perplexity import perplexity, reference_nlls_kept, response_nlls
+from trl_negalign.evaluation.perplexity import perplexity, reference_nlls_cached, response_nlls
 from trl_negalign.evaluation.queries import Queries, as_response
 
 
@@ -49,7 +49,7 @@ def test_it_is_that_of_one_sequence_at_a_time(
 ):
     monkeypatch.setattr(tokenizer, "padding_side", padding_side)
     model = (model if architecture == "rotary" else gpt2(tokenizer)).eval()
-    found = reference_nlls_kept(
+    found = reference_nlls_cached(
         model, tokenizer, make_queries(style), tmp_path, model_id="tiny", batch_size=batch_size
     )
     total, count = one_at_a_time(model, tokenizer, style)
@@ -74,16 +74,16 @@ def test_query_tokens_do_not_count(make_model):
 
 def test_what_was_computed_is_kept(model, tokenizer, tmp_path, monkeypatch):
     options = {"model_id": "tiny", "batch_size": 2}
-    first = reference_nlls_kept(model, tokenizer, make_queries("string"), tmp_path, **options)
+    first = reference_nlls_cached(model, tokenizer, make_queries("string"), tmp_path, **options)
     forward, calls = model.forward, []
     monkeypatch.setattr(model, "forward", lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs))
-    assert reference_nlls_kept(model, tokenizer, make_queries("string"), tmp_path, **options).equals(first)
+    assert reference_nlls_cached(model, tokenizer, make_queries("string"), tmp_path, **options).equals(first)
     assert not calls
     changed = make_queries("string")
     changed.references[0] = " home"
-    reference_nlls_kept(model, tokenizer, changed, tmp_path, **options)
+    reference_nlls_cached(model, tokenizer, changed, tmp_path, **options)
     assert len(calls) == 1
-    reference_nlls_kept(model, tokenizer, changed, tmp_path, **(options | {"model_id": "other"}))
+    reference_nlls_cached(model, tokenizer, changed, tmp_path, **(options | {"model_id": "other"}))
     assert len(calls) == 3
 
 

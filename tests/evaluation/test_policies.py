@@ -4,8 +4,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
 from tests.conftest import save
-from trl_negalign.evaluation.fingerprints import tokenizer_fingerprint, weights_fingerprint
 from trl_negalign.evaluation.policies import Policy, parse_policy
+from trl_negalign.fingerprints import tokenizer_fingerprint, weights_digest
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_model_on_disk(saved_model, make_model, tokenizer):
         "model": saved_model,
         "commit": None,
         "adapter": None,
-        "weights": weights_fingerprint(make_model()),
+        "weights": weights_digest(make_model()),
         "adapter_config": None,
         "dtype": "float32",
         "attention": "sdpa",
@@ -114,11 +114,11 @@ def test_a_model_that_is_there_already(model, tokenizer):
 
 def test_the_fingerprint_is_of_the_weights_alone(make_model, tokenizer, tmp_path):
     model = make_model()
-    first = weights_fingerprint(model)
+    first = weights_digest(model)
     save(model, tokenizer, tmp_path / "copy")
     assert parse_policy(str(tmp_path / "copy")).load()[2]["weights"] == first
     with torch.no_grad():
         model.model.norm.weight[0] += 1e-3
-    assert weights_fingerprint(model) != first
-    assert weights_fingerprint(make_model(seed=1)) != first
-    assert weights_fingerprint(make_model().bfloat16()) != first
+    assert weights_digest(model) != first
+    assert weights_digest(make_model(seed=1)) != first
+    assert weights_digest(make_model().bfloat16()) != first

@@ -16,7 +16,6 @@ from trl import GRPOConfig, GRPOTrainer
 from tests.conftest import CHAT_TEMPLATE, save
 from tests.helpers import dataset, letter_reward, with_template
 from trl_negalign.evaluation.evaluate import evaluate
-from trl_negalign.evaluation.fingerprints import function_parts
 from trl_negalign.evaluation.generation import Sampling
 from trl_negalign.evaluation.queries import Queries, as_response
 from trl_negalign.evaluation.rewards import (
@@ -27,6 +26,7 @@ from trl_negalign.evaluation.rewards import (
     reward_statistics,
     score_with_function,
 )
+from trl_negalign.fingerprints import function_parts
 
 
 COMPLETIONS = ["yes", "an angry writer, and a long answer", "no no no"]

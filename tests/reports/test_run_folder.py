@@ -188,3 +188,18 @@ def test_short_names_apart():
     assert names("/runs/a/out", "/runs/b/out") == ["a/out", "b/out"]
     assert names("/x/out", "/y/other") == ["out", "other"]
     assert names("/x/out", "/x/out") == ["//x/out", "//x/out (2)"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("RAFT", "RAFT"), ("RRHF", "RRHF"), ("NEAT", "NEAT"), ("NEATTrainer", "NEAT"), ("MyTrainer", "MyTrainer")],
+)
+def test_a_run_is_called_by_its_settings(method, name):
+    """RAFT and RRHF log NEAT's metrics, and are not NEAT."""
+    run = Run("run", Path("run"), logs=[{"step": 1, "neat/loss_sft": 1.0}], config={"method": method})
+    assert run.method == name
+
+
+def test_without_settings_a_run_is_called_by_its_metrics():
+    assert Run("run", Path("run"), logs=[{"step": 1, "ple/gap": 1.0}]).method == "PLE"
+    assert Run("run", Path("run"), logs=[{"step": 1, "loss": 1.0}]).method == ""

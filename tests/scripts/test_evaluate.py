@@ -284,7 +284,7 @@ def test_an_error_in_the_work_keeps_its_traceback_and_no_secret_is_written(saved
     def fail(*args, **kwargs):
         raise ValueError("deep in a library")
 
-    monkeypatch.setattr("trl_negalign.evaluation.evaluate.generate_kept", fail)
+    monkeypatch.setattr("trl_negalign.evaluation.evaluate.generate_cached", fail)
     assert evaluate("--model", saved_model, "--data", "prompts.jsonl", *QUICK, "--out", "other") == 1
     error = capsys.readouterr().err
     assert "Traceback (most recent call last)" in error and "ValueError: deep in a library" in error

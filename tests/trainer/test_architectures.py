@@ -168,7 +168,7 @@ def assert_trains(model, tokenizer, tmp_path, monkeypatch, packs):
     assert bool(packed) == packs
     [(token_logps, batch)] = seen
     expected = separate_logps(alone, batch)
-    run = batch["taught"][..., None] & (batch["completion_mask"] == 1)
+    run = batch["scored"][..., None] & (batch["completion_mask"] == 1)
     assert run.sum() > 20
     torch.testing.assert_close(token_logps[run], expected.detach()[run], atol=1e-4, rtol=0)
     group_loss(expected.masked_fill(~run, 0.0), batch)[0].mean().backward()

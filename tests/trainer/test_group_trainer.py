@@ -13,7 +13,8 @@ from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 
 from tests.helpers import GUIDES, LOSS_ERROR, METHODS, build, dataset, letter_reward, seen_batches, text_of
 from trl_negalign import NEATConfig, NEATTrainer, PLETrainer
-from trl_negalign.trainer.checkpoints import STATE_NAME
+from trl_negalign.methods.table import find
+from trl_negalign.trainer.rounds.checkpoints import STATE_NAME
 
 
 ALL = pytest.mark.parametrize("method", METHODS)
@@ -436,8 +437,7 @@ def test_model_card_cites_the_right_paper(method, model, tokenizer, tmp_path):
     trainer = build(method, model, tokenizer, tmp_path, save_strategy="steps", save_steps=1)
     trainer.train()
     card = (tmp_path / "out" / "README.md").read_text()
-    paper = {"neat": "2410.12194", "ple": "2408.02599"}[method]
-    assert f"https://huggingface.co/papers/{paper}" in card
+    assert f"https://huggingface.co/papers/{find(method).arxiv}" in card
     assert f"trained with {method.upper()}" in card
     assert "DeepSeekMath" not in card
     assert "- trl-negalign" in card

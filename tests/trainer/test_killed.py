@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tests.helpers import build, dataset
-from trl_negalign.trainer.checkpoints import is_whole
+from trl_negalign.trainer.rounds.checkpoints import is_whole
 
 
 KILLS = 20

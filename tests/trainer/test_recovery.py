@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from tests.conftest import CHAT_TEMPLATE, save, tiny_gpt2
 from tests.helpers import METHODS, build, dataset, seen_batches
-from trl_negalign.trainer.checkpoints import STATE_NAME
+from trl_negalign.trainer.rounds.checkpoints import STATE_NAME
 
 
 def poison(trainer, call):

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from tests.helpers import METHODS, build, dataset, seen_batches
-from trl_negalign.trainer.checkpoints import STATE_NAME, is_whole
+from trl_negalign.trainer.rounds.checkpoints import STATE_NAME, is_whole
 
 
 NOT_COMPARED = ("runtime", "per_second", "step_time", "total_flos", "train_loss")

@@ -12,7 +12,8 @@ from transformers import Trainer
 from trl import GRPOTrainer
 
 from tests.helpers import build, dataset
-from trl_negalign.trainer import corrections, group_trainer, seams
+from trl_negalign.trainer import group_trainer, seams, trl_patches
+from trl_negalign.trainer.hooks import GroupMethod
 from trl_negalign.trainer.seams import ATTRIBUTES, CALLED, OPTIONS, OVERRIDDEN, RUN_WITH, SeamError, check_seams
 
 
@@ -125,7 +126,7 @@ def test_an_option_that_is_gone(name, monkeypatch):
 def test_every_attribute_of_trl_that_is_read_is_checked():
     """An attribute that neither this package nor transformers sets comes from TRL."""
     tree = ast.parse(inspect.getsource(group_trainer))
-    own = set(vars(group_trainer.GroupTrainer))
+    own = set(vars(group_trainer.GroupTrainer)) | set(vars(GroupMethod))
     read = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
@@ -151,13 +152,13 @@ def test_a_helper_that_moved(attempt):
 
 
 def test_a_fused_head_without_its_helper(monkeypatch, tmp_path, model, tokenizer):
-    if not hasattr(corrections.utils, "add_fused_lm_head"):
+    if not hasattr(trl_patches.utils, "add_fused_lm_head"):
         pytest.skip("this TRL has no fused head")
     init = GRPOTrainer.__init__
 
     def doctored(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        monkeypatch.delattr(corrections.utils, "add_fused_lm_head")
+        monkeypatch.delattr(trl_patches.utils, "add_fused_lm_head")
 
     monkeypatch.setattr(GRPOTrainer, "__init__", doctored)
     with pytest.raises(SeamError, match="changed trl.trainer.utils.add_fused_lm_head: it is gone"):

@@ -177,9 +177,9 @@ def test_the_policy_starts_at_its_reference(options, share, reference, saved_bf1
     ratios, group_loss = [], trainer.group_loss
 
     def record(token_logps, batch):
-        taken = batch["taught"][..., None] & (batch["completion_mask"] == 1)
+        taken = batch["reads_reference"][..., None] & (batch["completion_mask"] == 1)
         ratios.append((token_logps.detach() - batch["ref_per_token_logps"])[taken])
-        assert token_logps.detach()[taken].abs().min() > 0
+        assert batch["reads_reference"].any(-1).all() and token_logps.detach()[taken].abs().min() > 0
         return group_loss(token_logps, batch)
 
     trainer.group_loss = record
@@ -244,7 +244,7 @@ def asked(method, rewards, threshold=0.2, **options):
         "out", use_cpu=True, bf16=False, num_generations=size, per_device_train_batch_size=size, **options
     )
     batch = {"rewards": torch.tensor(rewards), "threshold": torch.full((len(rewards),), threshold)}
-    return trainer.taught(batch).int().tolist()
+    return trainer.plan(batch).trained.int().tolist()
 
 
 NAN = math.nan
@@ -337,7 +337,7 @@ def test_nothing_else_is_learnt(method, options, reward, share, make_model, toke
         return weights(model), trainer.state.log_history, sum(ids.numel() for ids, *_ in passes)
 
     trained, log, tokens = run()
-    monkeypatch.setattr(METHODS[method][0], "taught", GroupTrainer.taught)
+    monkeypatch.setattr(METHODS[method][0], "plan", GroupTrainer.plan)
     expected, expected_log, all_tokens = run()
     assert distance(trained, expected) < 1e-6
     assert (distance(trained, weights(make_model())) > 1e-4) == (not reward.startswith("all"))

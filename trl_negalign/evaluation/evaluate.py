@@ -18,17 +18,17 @@ from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedTokenizerBase
 
-from .. import __version__, folders
+from .. import folders
+from ..fingerprints import PARTS, digest
 from ..masking import masked
 from ..phase import begin_work
+from ..version import __version__
 from . import METRICS, text_metrics
-from .files import COMPLETIONS, JUDGEMENTS, KEPT, RESULTS, read_results, whole_file
-from .fingerprints import PARTS
-from .generation import Sampling, generate_kept
+from .files import CACHE, COMPLETIONS, JUDGEMENTS, RESULTS, read_results, whole_file
+from .generation import Sampling, generate_cached
 from .judges import ChatJudge, RewardJudge
-from .kept import digest
-from .kl import completion_kl_kept, kl_statistics
-from .perplexity import perplexity, reference_nlls_kept
+from .kl import completion_kl_cached, kl_statistics
+from .perplexity import perplexity, reference_nlls_cached
 from .policies import Policy, parse_policy
 from .queries import Queries, as_response, drop_long, text_of
 from .rewards import Scorer, paired_difference, reward_statistics
@@ -66,7 +66,7 @@ def evaluate(
         models (`list`): each a [`Policy`], or a text that [`parse_policy`] reads.
         queries ([`Queries`]): from [`load_queries`].
         out (`str` or `Path`): folder for `results.json`, `completions.parquet` (every completion with its rewards),
-            `judgements.parquet` (every judged pair) and `kept` (what a stopped evaluation goes on from).
+            `judgements.parquet` (every judged pair) and `cache` (what a stopped evaluation goes on from).
         metrics (`tuple[str, ...]`): out of `METRICS`. `length` includes the truncated share, `diversity` repetition.
             Left out, all but `kl`.
         rewards (`tuple[str, ...]`): names that [`load_reward`] reads, for the metric `reward`.
@@ -92,10 +92,10 @@ def evaluate(
     pairs = check(policies, queries, metrics, rewards, judge, against_reference, batch_size)
     origin = parse_policy(kl_reference) if isinstance(kl_reference, str) else kl_reference
     check_kl(metrics, origin, sampling)
-    scorers = {name: Scorer(name, out / KEPT, batch_size, dtype) for name in rewards if "reward" in metrics}
+    scorers = {name: Scorer(name, out / CACHE, batch_size, dtype) for name in rewards if "reward" in metrics}
     judge_scorer = None
     if isinstance(judge, str) and "win_rate" in metrics:
-        judge_scorer = scorers.get(judge) or Scorer(judge, out / KEPT, batch_size, dtype)
+        judge_scorer = scorers.get(judge) or Scorer(judge, out / CACHE, batch_size, dtype)
         judge = RewardJudge(judge, judge_scorer)
     generated = set(metrics) != {"ppl"}
     readers = {policy.label: policy.reader() for policy in policies}
@@ -144,7 +144,7 @@ def evaluate(
             policy,
             queries,
             sampling,
-            out / KEPT,
+            out / CACHE,
             generated,
             "ppl" in metrics,
             batch_size,
@@ -153,7 +153,7 @@ def evaluate(
         )
         clear_device_cache(garbage_collection=True)
     if "kl" in metrics:
-        origin_identity = add_kl(policies, identities, tables, queries, origin, out / KEPT, batch_size, dtype)
+        origin_identity = add_kl(policies, identities, tables, queries, origin, out / CACHE, batch_size, dtype)
     responses = {
         label: [as_response(text, queries.conversational) for text in table["completion"]]
         for label, table in tables.items()
@@ -253,7 +253,7 @@ def add_kl(policies, identities, tables, queries: Queries, origin: Policy, folde
         model, tokenizer, _ = policy.load(dtype)
         label, table = policy.label, tables[policy.label]
         ids = queries.query_ids(tokenizer)
-        found = completion_kl_kept(
+        found = completion_kl_cached(
             model,
             list(zip(ids, map(list, table["token_ids"]), strict=True)),
             reference,
@@ -350,11 +350,11 @@ def run_model(
     options = {"model_id": digest([identity[part] for part in PARTS]), "batch_size": batch_size}
     if generated:
         label = f"{policy.label}: completions"
-        found = generate_kept(model, tokenizer, queries, sampling, folder, description=label, **options)
+        found = generate_cached(model, tokenizer, queries, sampling, folder, description=label, **options)
         table = table.join(found.assign(tokens=found["token_ids"].map(len)))
     if ppl:
         label = f"{policy.label}: perplexity"
-        found = reference_nlls_kept(model, tokenizer, queries, folder, description=label, **options)
+        found = reference_nlls_cached(model, tokenizer, queries, folder, description=label, **options)
         table = table.join(found.add_prefix("reference_"))
     return identity, table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 
-RESULTS, COMPLETIONS, JUDGEMENTS, KEPT = "results.json", "completions.parquet", "judgements.parquet", "kept"
+RESULTS, COMPLETIONS, JUDGEMENTS, CACHE = "results.json", "completions.parquet", "judgements.parquet", "cache"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Completions of many queries that do not depend on batches or interruptions, kept on disk as they come."""
+"""Completions of many queries that do not depend on batches or interruptions, cached on disk as they come."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from .fingerprints import tokenizer_fingerprint
-from .kept import by_length, digest, keep
+from ..fingerprints import digest, tokenizer_fingerprint
+from .cache import by_length, cached_table
 from .queries import Queries
 
 
@@ -88,7 +88,7 @@ def query_draws(seed: int, row: int, count: int) -> torch.Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(number))
 
 
-def generate_kept(
+def generate_cached(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     queries: Queries,
@@ -129,7 +129,7 @@ def generate_kept(
             texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
             yield batch, {"completion": texts, "token_ids": new_ids, "truncated": truncated}
 
-    table = keep(folder / f"completions-{settings}", keys, compute, description)
+    table = cached_table(folder / f"completions-{settings}", keys, compute, description)
     # a list that was read from a file is an array
     return table.assign(token_ids=[[int(token) for token in ids] for ids in table["token_ids"]])
 

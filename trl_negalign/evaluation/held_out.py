@@ -5,7 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .sampling import completion_perplexity, sample_completions
+from ..borders import query_ids, response_ids
+from .cache import by_length
+from .generation import Sampling
+from .perplexity import perplexity, response_nlls
+from .queries import Queries
+from .samples import sample_queries
 
 
 @dataclass
@@ -18,7 +23,7 @@ class HeldOut:
             samples of each.
         rewards (`list[float]`): reward of each completion.
         samples_per_query (`int`): how often the list of queries is repeated.
-        perplexity (`float`): of the completions under the policy without its adapter, see [`completion_perplexity`].
+        perplexity (`float`): of the completions' text under the policy without its adapter; empty ones have no part.
     """
 
     queries: list[str]
@@ -50,10 +55,33 @@ def evaluate_held_out(
     description: str,
 ) -> HeldOut:
     """Sample, score and judge the fluency of a PEFT policy on plain queries, at temperature 1."""
-    repeated = queries * samples_per_query
-    completions = sample_completions(
-        model, tokenizer, repeated, max_new_tokens=max_new_tokens, batch_size=64, seed=seed, description=description
+    table = sample_queries(
+        model,
+        tokenizer,
+        Queries(list(range(len(queries))), queries, None, {}, {}),
+        Sampling(max_new_tokens=max_new_tokens, seed=seed),
+        samples=samples_per_query,
+        description=description,
     )
-    perplexity = completion_perplexity(model, tokenizer, repeated, completions, without_adapter=True)
+    completions = table.sort_values(["sample", "query"])["completion"].tolist()
+    repeated = queries * samples_per_query
     rewards = reward(prompts=repeated, completions=completions)
-    return HeldOut(repeated, completions, rewards, samples_per_query, perplexity)
+    fluency = perplexity_without_adapter(model, tokenizer, repeated, completions)
+    return HeldOut(repeated, completions, rewards, samples_per_query, fluency)
+
+
+def perplexity_without_adapter(model, tokenizer, queries: list[str], completions: list[str]) -> float:
+    """Perplexity of completions, given their queries, under a PEFT model's base; NaN if all are empty."""
+    pairs = [
+        (query_ids(tokenizer, x), response_ids(tokenizer, x, y)) for x, y in zip(queries, completions, strict=True)
+    ]
+    written = [pair for pair in pairs if pair[1]]
+    was_training = model.training
+    model.eval()
+    nlls, tokens = [], []
+    with model.disable_adapter():
+        for batch in by_length({index: len(query) + len(new) for index, (query, new) in enumerate(written)}, 16):
+            nlls += response_nlls(model, [written[index] for index in batch])
+            tokens += [len(written[index][1]) for index in batch]
+    model.train(was_training)
+    return perplexity(nlls, tokens)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..fingerprints import digest
 from .evaluate import without_nan
 from .files import COMPLETIONS, read_results
-from .kept import digest
 from .rewards import paired_difference
 
 

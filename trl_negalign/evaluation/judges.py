@@ -23,7 +23,7 @@ import requests
 from tqdm.auto import tqdm
 from urllib3.exceptions import HTTPError
 
-from .kept import digest
+from ..fingerprints import digest
 from .queries import Queries, text_of
 
 

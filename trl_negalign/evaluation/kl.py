@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .kept import by_length, digest, keep
+from ..fingerprints import digest
+from .cache import by_length, cached_table
 from .perplexity import pair_logits
 
 
@@ -81,7 +82,7 @@ def _of_one(policy: Tensor, base: Tensor, row: int, query: list[int], response: 
     )
 
 
-def completion_kl_kept(
+def completion_kl_cached(
     model: PreTrainedModel,
     pairs: list[tuple[list[int], list[int]]],
     reference: PreTrainedModel,
@@ -108,7 +109,7 @@ def completion_kl_kept(
             yield batch, table.to_dict("list")
 
     keys = [digest(*pair) for pair in pairs]
-    return keep(folder / f"kl-{digest(*model_ids)}", keys, compute, description)
+    return cached_table(folder / f"kl-{digest(*model_ids)}", keys, compute, description)
 
 
 def kl_statistics(table: pd.DataFrame, queries: list) -> dict:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .fingerprints import tokenizer_fingerprint
-from .kept import by_length, digest, keep
+from ..fingerprints import digest, tokenizer_fingerprint
+from .cache import by_length, cached_table
 from .queries import Queries
 
 
@@ -60,7 +60,7 @@ def response_nlls(model: PreTrainedModel, pairs: list[tuple[list[int], list[int]
     return nlls
 
 
-def reference_nlls_kept(
+def reference_nlls_cached(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     queries: Queries,
@@ -98,4 +98,4 @@ def reference_nlls_kept(
             yield batch, {"nll": nlls, "tokens": [len(pairs[index][1]) for index in batch]}
 
     settings = digest(model_id, tokenizer_fingerprint(tokenizer))
-    return keep(folder / f"references-{settings}", keys, compute, description)
+    return cached_table(folder / f"references-{settings}", keys, compute, description)

@@ -9,8 +9,8 @@ from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..fingerprints import model_parts, tokenizer_fingerprint
 from ..hub import why_not
-from .fingerprints import model_parts, tokenizer_fingerprint
 from .generation import end_tokens
 
 

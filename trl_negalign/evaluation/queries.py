@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..borders import check_reasoning, query_ids, response_ids
 from ..data.loading import read_splits
-from .kept import digest
+from ..fingerprints import digest
 
 
 REFERENCE_COLUMNS = ("completion", "chosen")

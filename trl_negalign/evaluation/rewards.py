@@ -23,10 +23,10 @@ from transformers import (
 )
 from trl import apply_chat_template
 
+from ..fingerprints import digest, function_parts, model_parts, tokenizer_fingerprint
 from ..likra.reward import LikraReward
 from ..rewards.loading import load_reward
-from .fingerprints import function_parts, model_parts, tokenizer_fingerprint
-from .kept import by_length, digest, keep
+from .cache import by_length, cached_table
 from .queries import Queries
 
 
@@ -76,7 +76,7 @@ class RewardModel:
         )
         return self.model(**inputs.to(self.model.device)).logits[:, 0].float().tolist()
 
-    def score_kept(
+    def score_cached(
         self, texts: list[str], folder: Path, batch_size: int = 16, description: str = "reward"
     ) -> list[float]:
         """
@@ -94,7 +94,7 @@ class RewardModel:
                 yield batch, {"reward": self.score([texts[index] for index in batch])}
 
         folder = folder / f"rewards-{digest(self.identity)}"
-        rewards = keep(folder, [digest(text) for text in texts], compute, description)["reward"].tolist()
+        rewards = cached_table(folder, [digest(text) for text in texts], compute, description)["reward"].tolist()
         if unscored := sum(map(math.isnan, rewards)):
             logger.warning(
                 "%s: %d of %d texts are over the reward model's context of %s tokens and have no reward.",
@@ -150,7 +150,7 @@ class Scorer:
             return score_with_function(self.function, self.name, queries.prompts, completions, columns)
         model = self._loaded()
         texts = model.texts(queries.prompts, completions, queries.chat_template_kwargs)
-        return model.score_kept(texts, self.folder, self.batch_size, description)
+        return model.score_cached(texts, self.folder, self.batch_size, description)
 
     def reader(self) -> tuple[PreTrainedTokenizerBase, int | None] | None:
         """A reward model's tokenizer and context, without the weights; `None` for a function."""
@@ -195,7 +195,7 @@ class Scorer:
     def identity(self) -> dict:
         """
         Which reward this is: its name with the parts of a model, which must have been loaded before, or those of
-        [`~trl_negalign.evaluation.fingerprints.function_parts`].
+        [`~trl_negalign.fingerprints.function_parts`].
         """
         return {"name": self.name} | self.parts
 

@@ -1,10 +1,11 @@
 """Several completions of each query."""
 
 import pandas as pd
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .cache import by_length
 from .generation import Sampling, generate_batch
-from .kept import by_length
 from .queries import Queries
 
 
@@ -15,6 +16,7 @@ def sample_queries(
     sampling: Sampling,
     samples: int = 1,
     batch_size: int = 64,
+    description: str | None = None,
 ) -> pd.DataFrame:
     """
     Completions that depend on the weights, the query and `sampling.seed`, and neither on the batch nor on torch's
@@ -28,6 +30,7 @@ def sample_queries(
             queries there are was decided by `load_queries`' own.
         samples (`int`): completions of each query.
         batch_size (`int`): completions at a time; changes results by rounding only.
+        description (`str`, *optional*): label of a progress bar; left out, there is none.
 
     Returns:
         `pandas.DataFrame`: one row a completion, all samples of the first query first: `query` (its index in
@@ -39,7 +42,8 @@ def sample_queries(
     ids = queries.query_ids(tokenizer)
     places = [(query, sample) for query in range(len(ids)) for sample in range(samples)]
     rows: dict[int, dict] = {}
-    for batch in by_length({place: len(ids[query]) for place, (query, _) in enumerate(places)}, batch_size):
+    batches = list(by_length({place: len(ids[query]) for place, (query, _) in enumerate(places)}, batch_size))
+    for batch in tqdm(batches, desc=description, unit="batch", disable=description is None):
         chosen = [places[place] for place in batch]
         # the first sample has the random numbers that a single one has
         names = [queries.rows[query] if sample == 0 else f"{queries.rows[query]} {sample}" for query, sample in chosen]

@@ -1,3 +1,5 @@
+"""The options of training likelihood-ratio heads."""
+
 from dataclasses import dataclass, field
 
 from trl import SFTConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation import FEWEST
+from ..numbers import FEWEST
 from .questions import Question
 from .scoring import MODES, accuracies, binomial_error, needed
 

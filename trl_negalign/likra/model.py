@@ -1,4 +1,5 @@
-import hashlib
+"""Likelihood-ratio heads on one base: loading, scoring, saving."""
+
 import json
 import os
 import tempfile
@@ -13,6 +14,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..fingerprints import weights_digest
 from ..masking import masked
 from .encoding import Encoded, check_encoded, context_length, encode
 from .option_logps import can_share, option_logps
@@ -349,16 +351,8 @@ scores = heads.score("a question", ["an option", "another option"])
 
 
 def digest_of(base: PreTrainedModel) -> str:
-    """
-    A short name for a base by its weights: the beginning of every floating-point parameter, rounded to bfloat16, so
-    that one base in float32 and in bfloat16 has one name. In float16 or quantized it has another.
-    """
-    digest = hashlib.sha256()
-    for parameter in base.parameters():
-        if parameter.is_floating_point():
-            start = parameter.detach().flatten()[:64].to("cpu", torch.bfloat16)
-            digest.update(start.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:32]
+    """A name for a base by the beginning of its weights, the same in float32 and in bfloat16."""
+    return weights_digest(base, torch.bfloat16, beginning=64)
 
 
 def read_info(folder: Path) -> tuple[dict, list[str]]:

@@ -1,8 +1,6 @@
 """
-Log-probabilities of options, the query's forward shared among them.
-
-Many queries stand in one row without any padding: each query once, behind it its options, and an attention mask that
-lets an option see its own query and itself only. Logits are computed only where an option's token is predicted.
+Log-probabilities of options, the query's forward shared among them: a packed row a query, as the trainer packs groups
+(`trl_negalign/trainer/sharing/packing.py`). Logits are computed only where an option's token is predicted.
 """
 
 import inspect
@@ -12,10 +10,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from ..trainer.sharing.exactness import causal_lm_of
+from ..trainer.sharing.packing import NO_LABEL, only_positions, pack_shared_prompts
 from .encoding import Encoded, context_length
 
 
-QUERY = -1  # the option number of a query's own tokens
 TRIAL_TOKENS = 320  # of the longest text that `can_share` tries: over the windows of models that do not name theirs
 
 
@@ -35,16 +34,18 @@ def option_logps(
         Indices into `encoded`, and for each the summed log-probabilities of its options in nats, `[options]` on the
         CPU in float64.
     """
-    # an option's last token is only predicted, never read
+    # an option's last token is only predicted, never read; packed, each option begins with the query's last token
     read = [[len(option) - 1 for option in item.options] for item in encoded]
     longest = [len(item.query) + max(options) for item, options in zip(encoded, read, strict=True)]
     window = _window(model)
+    row = [len(item.query) - 1 + sum(map(len, item.options)) for item in encoded]
     packed = [i for i in range(len(encoded)) if share and (window is None or longest[i] <= window)]
     # the longest first: what does not fit in memory shows at once, and rows of like length waste little padding
     separate = sorted(set(range(len(encoded))) - set(packed), key=lambda i: -longest[i])
+    packed = sorted(packed, key=lambda i: -row[i])
 
     def packed_tokens(batch: list[int]) -> int:
-        return sum(len(encoded[i].query) + sum(read[i]) for i in batch)
+        return len(batch) * max(row[i] for i in batch)
 
     def padded_tokens(batch: list[int]) -> int:
         return sum(len(read[i]) for i in batch) * max(longest[i] for i in batch)
@@ -83,7 +84,7 @@ def can_share(model: PreTrainedModel) -> bool:
     # the fused attention kernels take no mask of our own
     if model.config._attn_implementation not in ("sdpa", "eager"):
         return False
-    if not {"position_ids", "logits_to_keep", "attention_mask"} <= set(inspect.signature(model.forward).parameters):
+    if not {"position_ids", "attention_mask"} <= set(inspect.signature(model.forward).parameters):
         return False
     vocabulary = model.config.get_text_config().vocab_size
     limits = (TRIAL_TOKENS, _window(model), context_length(model.config))
@@ -104,41 +105,41 @@ def can_share(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def shared_logps(model: PreTrainedModel, batch: Sequence[Encoded]) -> list[torch.Tensor]:
-    """ℓ of each option, `[options]` a query, from one row that holds each query once and its options behind it."""
-    ids, positions, items, options = [], [], [], []
-    kept, rows, targets, counts = [], [], [], []
-    for item, (query, choices) in enumerate(batch):
-        ids += query
-        positions += range(len(query))
-        items += [item] * len(query)
-        options += [QUERY] * len(query)
-        kept.append(len(ids) - 1)  # the query's last token predicts the first of every option
-        first = len(kept) - 1
-        for number, choice in enumerate(choices):
-            rows += [first, *range(len(kept), len(kept) + len(choice) - 1)]
-            kept += range(len(ids), len(ids) + len(choice) - 1)
-            ids += choice[:-1]
-            positions += range(len(query), len(query) + len(choice) - 1)
-            items += [item] * (len(choice) - 1)
-            options += [number] * (len(choice) - 1)
-            targets += choice
-            counts.append(len(choice))
-    device = model.device
-    position, item, option = (torch.tensor(values, device=device) for values in (positions, items, options))
-    visible = (item[:, None] == item) & ((option == QUERY) | (option[:, None] == option))
-    visible &= position <= position[:, None]
-    mask = torch.zeros(visible.shape, dtype=model.dtype, device=device)
-    mask.masked_fill_(~visible, torch.finfo(model.dtype).min)
-    logits = model(
-        input_ids=torch.tensor([ids], device=device),
-        attention_mask=mask[None, None],
-        position_ids=position[None],
-        logits_to_keep=torch.tensor(kept, device=device),
-        use_cache=False,
-    ).logits[0]
-    token_logps = _token_logps(logits, torch.tensor(rows, device=device), torch.tensor(targets, device=device))
+    """ℓ of each option, `[options]` a query, from one packed row a query, see [`pack_shared_prompts`]."""
+    causal_lm, device = causal_lm_of(model), model.device
+    ones = [([1] * len(query), [[1] * len(option) for option in options]) for query, options in batch]
+    packed = pack_shared_prompts(
+        _padded([item.query for item in batch], "left").to(device),
+        _padded([query for query, _ in ones], "left").to(device),
+        _padded_groups([item.options for item in batch]).to(device),
+        _padded_groups([options for _, options in ones]).to(device),
+    )
+    scored = packed.labels != NO_LABEL
+    with only_positions(causal_lm.base_model, scored):
+        logits = model(
+            input_ids=packed.input_ids,
+            # a mask of 0 and the lowest number is taken by eager attention as well as by "sdpa"
+            attention_mask=packed.attention_mask(model.dtype),
+            position_ids=packed.position_ids,
+            use_cache=False,
+        ).logits[0]
+    targets = packed.labels[scored]
+    token_logps = _token_logps(logits, torch.arange(len(targets), device=device), targets)
+    counts = [len(option) for item in batch for option in item.options]
     sums = torch.stack([part.sum() for part in token_logps.split(counts)])
     return list(sums.split([len(item.options) for item in batch]))
+
+
+def _padded(rows: Sequence[list[int]], side: str) -> torch.Tensor:
+    """Rows of numbers, `[rows, longest]`, padded with 0."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_side=side)
+
+
+def _padded_groups(groups: Sequence[list[list[int]]]) -> torch.Tensor:
+    """Groups of rows of numbers, `[groups, largest, longest]`, padded with 0; a group may lack rows."""
+    size = max(map(len, groups))
+    rows = [row for group in groups for row in [*group, *([[]] * (size - len(group)))]]
+    return _padded(rows, "right").long().unflatten(0, (-1, size))
 
 
 @torch.no_grad()

@@ -1,3 +1,5 @@
+"""Likelihood-ratio heads as a reward function."""
+
 import json
 import logging
 import os

@@ -1,3 +1,5 @@
+"""Training likelihood-ratio heads, one after the other, on one base."""
+
 import copy
 import json
 import math
@@ -26,8 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from ..borders import check_reasoning
-from ..folders import HEAD_TRAINING, remove
-from ..trainer.checkpoints import checkpoint_folders, is_whole
+from ..folders import HEAD_TRAINING, checkpoint_folders, is_whole, remove
 from .config import MLP_MODULES, LikraConfig
 from .encoding import Encoded, check_encoded, context_length, encode
 from .model import LikraModel, digest_of, read_info, write_info

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..evaluation import FEWEST
 from ..evaluation.win_rate import place_warning
+from ..numbers import FEWEST
 
 
 # metric of results.json, column, digits, whether a percentage

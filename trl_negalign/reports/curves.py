@@ -2,35 +2,47 @@
 
 from pathlib import Path
 
+from ..methods.table import metric_name
 
+
+# of the methods' own metrics, by what stands behind the prefix
 LABELS = {
-    "neat/logp_best": "best of the group",
-    "neat/logp_worst": "worst of the group",
-    "neat/loss_sft": "imitation",
-    "neat/loss_ranking": "ranking",
-    "neat/loss_penalty": "penalty",
-    "ple/gap": "gap s' − s",
-    "ple/threshold": "threshold τ",
-    "ple/loss_ranking": "ranking",
-    "ple/loss_wsft": "weighted imitation",
+    "logp_best": "best of the group",
+    "logp_worst": "worst of the group",
+    "loss_sft": "imitation",
+    "loss_ranking": "ranking",
+    "loss_penalty": "penalty",
+    "gap": "gap s' − s",
+    "threshold": "threshold τ",
+    "loss_wsft": "weighted imitation",
 }
 COLORS = {
     "reward/plain": "tab:gray",
     "reward/positive": "tab:green",
     "reward/principle": "tab:green",
     "reward/negative": "tab:red",
-    "neat/logp_best": "tab:green",
-    "neat/logp_worst": "tab:red",
-    "ple/threshold": "tab:orange",
+    "logp_best": "tab:green",
+    "logp_worst": "tab:red",
+    "threshold": "tab:orange",
 }
+# what a method is drawn to learn by: the first of these that it logs
+MARGINS = (
+    ("reward gap against the threshold", "reward", ("gap", "threshold")),
+    ("log-probability of best and worst", "nats per token", ("logp_best", "logp_worst")),
+)
+
+
+def own_name(key: str) -> str:
+    """A metric without its method's prefix; others as they are."""
+    return metric_name(key) or key
 
 
 def plot_curves(log_history: list[dict], path: str | Path, title: str = "") -> Path:
     """
     Draw reward by kind of candidate, the method's margins and its loss terms over the steps, as one PNG.
 
-    Margins are NEAT's log-probability per token of the best and of the worst candidate, or PLE's reward gap against
-    its threshold.
+    Margins are the reward gap against its threshold where the method has one, or else the log-probability per token of
+    the best and of the worst candidate.
 
     Args:
         log_history (`list[dict]`): a trainer's `state.log_history`.
@@ -43,24 +55,22 @@ def plot_curves(log_history: list[dict], path: str | Path, title: str = "") -> P
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    method = "ple" if any("ple/gap" in log for log in log_history) else "neat"
-    kinds = sorted({key for log in log_history for key in log if key.startswith("reward/")})
-    margins = {"neat": ["neat/logp_best", "neat/logp_worst"], "ple": ["ple/gap", "ple/threshold"]}[method]
+    logged = list(dict.fromkeys(key for log in log_history for key in log))
+    own = {metric_name(key): key for key in logged if metric_name(key)}
+    title_of_margins, unit, names = next((m for m in MARGINS if all(name in own for name in m[2])), MARGINS[-1])
     panels = [
-        ("reward by kind of candidate", "mean reward", kinds),
-        {
-            "neat": ("log-probability of best and worst", "nats per token", margins),
-            "ple": ("reward gap against the threshold", "reward", margins),
-        }[method],
-        ("loss terms, before their weights", "loss", [key for key in LABELS if key.startswith(f"{method}/loss_")]),
+        ("reward by kind of candidate", "mean reward", sorted(key for key in logged if key.startswith("reward/"))),
+        (title_of_margins, unit, [own[name] for name in names if name in own]),
+        ("loss terms, before their weights", "loss", [own[name] for name in LABELS if name in own and "loss" in name]),
     ]
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     for axes, (name, unit, keys) in zip(figure.subplots(1, 3), panels, strict=True):
         for key in keys:
             points = [(log["step"], log[key]) for log in log_history if log.get(key) is not None]
             if points:
-                label = LABELS.get(key, key.removeprefix("reward/"))
-                axes.plot(*zip(*points, strict=True), color=COLORS.get(key), marker="o", markersize=3, label=label)
+                label = LABELS.get(own_name(key), key.removeprefix("reward/"))
+                color = COLORS.get(own_name(key))
+                axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, label=label)
         axes.set(title=name, xlabel="step", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

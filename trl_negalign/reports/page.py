@@ -9,7 +9,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
-from .. import __version__
+from ..version import __version__
 from .panels import PANELS, draw_panel, panel_series, summarize
 from .run_folder import Run, name_apart
 

@@ -8,7 +8,8 @@ from itertools import cycle
 from math import isfinite
 from pathlib import Path
 
-from .curves import COLORS, LABELS
+from ..methods.table import metric_pattern
+from .curves import COLORS, LABELS, own_name
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,15 @@ class Panel:
 GUIDED_GAP = "gap/guided"
 PANELS = (
     Panel("reward", "Reward by kind of candidate", "mean reward", r"(eval_)?reward/.+"),
-    Panel("gap", "Gap of the guided responses' reward", "reward", rf"ple/(gap|threshold)|{GUIDED_GAP}"),
+    Panel("gap", "Gap of the guided responses' reward", "reward", f"{metric_pattern('gap|threshold')}|{GUIDED_GAP}"),
     Panel(
         "ranked",
         "Ranked pairs, ranking accuracy, groups without signal",
         "share",
-        r"ple/ranked_fraction|neat/ranking_accuracy|frac_groups_no_signal",
+        f"{metric_pattern('ranked_fraction|ranking_accuracy')}|frac_groups_no_signal",
     ),
-    Panel("loss", "Loss terms before their weights, and the loss", "loss", r"loss|(neat|ple)/loss_\w+"),
-    Panel("logp", "Log-probability of best and worst", "nats per token", r"(neat|ple)/logp_\w+"),
+    Panel("loss", "Loss terms before their weights, and the loss", "loss", "loss|" + metric_pattern(r"loss_\w+")),
+    Panel("logp", "Log-probability of best and worst", "nats per token", metric_pattern(r"logp_\w+")),
     Panel("length", "Length of the responses", "tokens", r"completions/(mean|min|max)_length"),
     Panel(
         "truncated", "Truncated responses, repeated 4-grams", "share", r"completions/(clipped_ratio|repeated_4grams)"
@@ -59,12 +60,10 @@ PANELS = (
     Panel("gradient", "Gradient norm", "norm", "grad_norm"),
 )
 SERIES_LABELS = LABELS | {
-    "ple/logp_best": LABELS["neat/logp_best"],
-    "ple/logp_worst": LABELS["neat/logp_worst"],
     GUIDED_GAP: "positive − negative",
     "loss": "loss (weighted sum)",
-    "ple/ranked_fraction": "ranked pairs",
-    "neat/ranking_accuracy": "ranking accuracy",
+    "ranked_fraction": "ranked pairs",
+    "ranking_accuracy": "ranking accuracy",
     "frac_groups_no_signal": "groups without signal",
     "completions/mean_length": "mean",
     "completions/min_length": "shortest",
@@ -82,13 +81,10 @@ SERIES_LABELS = LABELS | {
 }
 SERIES_COLORS = COLORS | {
     "reward/principle": "tab:olive",  # drawn beside "positive" where two methods are compared
-    "neat/loss_sft": "tab:blue",
-    "neat/loss_ranking": "tab:orange",
-    "ple/loss_ranking": "tab:orange",
-    "neat/loss_penalty": "tab:red",
-    "ple/loss_wsft": "tab:purple",
-    "ple/logp_best": COLORS["neat/logp_best"],
-    "ple/logp_worst": COLORS["neat/logp_worst"],
+    "loss_sft": "tab:blue",
+    "loss_ranking": "tab:orange",
+    "loss_penalty": "tab:red",
+    "loss_wsft": "tab:purple",
     "reward/chosen": "tab:blue",
     "reward/rejected": "tab:orange",
     "eval_reward/plain": "black",
@@ -112,8 +108,8 @@ def panel_series(panel: Panel, logs: list[dict]) -> Series:
         for key, value in log.items():
             if finite(value) and re.fullmatch(panel.keys, key):
                 found.setdefault(key, []).append((log["step"], value))
-    ordered = [key for key in SERIES_LABELS if key in found]
-    return {key: found[key] for key in [*ordered, *sorted(set(found) - set(ordered))]}
+    places = {name: place for place, name in enumerate(SERIES_LABELS)}
+    return {key: found[key] for key in sorted(found, key=lambda key: (places.get(own_name(key), len(places)), key))}
 
 
 def finite(value: object) -> bool:
@@ -122,10 +118,10 @@ def finite(value: object) -> bool:
 
 def series_label(key: str) -> str:
     """A metric in words."""
-    if key in SERIES_LABELS:
-        return SERIES_LABELS[key]
+    if own_name(key) in SERIES_LABELS:
+        return SERIES_LABELS[own_name(key)]
     evaluated = ", evaluation" if key.startswith("eval_") else ""
-    return re.sub(r"^(eval_)?(rewards?|neat|ple)/|/mean$", "", key) + evaluated
+    return re.sub(r"^(eval_)?rewards?/|/mean$", "", own_name(key)) + evaluated
 
 
 def running_mean(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -151,7 +147,7 @@ def draw_panel(panel: Panel, runs: Mapping[str, Series], path: str | Path) -> No
     from matplotlib.ticker import MaxNLocator
 
     keys = list(dict.fromkeys(key for series in runs.values() for key in series))
-    known = {key: SERIES_COLORS[key] for key in keys if key in SERIES_COLORS}
+    known = {key: SERIES_COLORS[own_name(key)] for key in keys if own_name(key) in SERIES_COLORS}
     others = cycle([color for color in OTHER_COLORS if color not in known.values()])
     colors = {key: known.get(key) or next(others) for key in keys}
     figure = Figure(figsize=(8, 3.6), layout="constrained")

@@ -4,8 +4,8 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from .. import __version__
 from ..masking import masked
+from ..version import __version__
 
 
 RUN_CONFIG_NAME = "run_config.json"
@@ -20,7 +20,7 @@ def write_run_config(trainer) -> None:
     if not trainer.is_world_process_zero():
         return
     config = {
-        "method": trainer.args.preset.name if trainer.args.preset else type(trainer).__name__,
+        "method": trainer.args.method.name,
         "candidates": [vars(candidate) for candidate in trainer.candidates],
         "rewards": trainer.reward_func_names,
         "versions": {"trl-negalign": __version__} | {name: version(name) for name in PACKAGES},

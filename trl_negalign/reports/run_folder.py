@@ -1,18 +1,19 @@
 """What a finished or still running training has left in its folder: logs, settings, warnings and samples."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from ..folders import TRAINER_STATE_NAME as STATE_NAME
+from ..folders import checkpoint_folders
 from ..masking import masked
+from ..methods.table import GROUP_METHODS, find
 from .run_config import RUN_CONFIG_NAME
 from .samples import Sample, completion_files, read_sample, reward_by_kind
 
 
-STATE_NAME = "trainer_state.json"
 WARNINGS_NAME = "warnings.jsonl"
 # completion tables that are read for the reward's curve where the run has no log yet
 TABLES_FOR_A_CURVE = 200
@@ -51,11 +52,11 @@ class Run:
 
     @property
     def method(self) -> str:
-        """`"NEAT"`, `"PLE"`, or what the settings call it; empty where nothing tells."""
-        for method in ("neat", "ple"):
-            if any(key.startswith(f"{method}/") for log in self.logs for key in log):
-                return method.upper()
-        return str(self.config.get("method", ""))
+        """The method's name by the settings, or else by its metrics; empty where nothing tells."""
+        if name := str(self.config.get("method", "")):
+            return known.name if (known := find(name)) else name
+        logged = {key.partition("/")[0] for log in self.logs for key in log}
+        return next((method.name for method in GROUP_METHODS if method.prefix in logged), "")
 
     @property
     def state(self) -> str:
@@ -115,13 +116,9 @@ def read_run(folder: str | Path, *, steps: int = 20, groups: int = 5) -> Run:
 
 def read_state(run: Run) -> Path | None:
     """Take up the newest trainer state that can be read, the run's own or a checkpoint's; its path."""
-    checkpoints = {}
-    for path in run.folder.glob("checkpoint-*"):
-        if number := re.fullmatch(r"checkpoint-(\d+)", path.name):
-            checkpoints[int(number[1])] = path / STATE_NAME
     own = run.folder / STATE_NAME
     newest, chosen = None, None
-    for path in [own, *(checkpoints[step] for step in sorted(checkpoints, reverse=True))]:
+    for path in [own, *(Path(folder, STATE_NAME) for folder in reversed(checkpoint_folders(str(run.folder))))]:
         state = read_json(path, run.notes)
         if state is None:
             continue

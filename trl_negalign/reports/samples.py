@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..groups import PLAIN
+from ..methods.table import metric_name
 
 
 # columns of TRL's table that are no reward
@@ -116,14 +117,16 @@ class Tables:
 
     Args:
         files (`list[CompletionFile]`): the run's tables; a few of them tell what its groups look like.
-        logs (`list[dict]`): the run's log history, which names the reward functions and tells PLE's thresholds.
+        logs (`list[dict]`): the run's log history, which names the reward functions and tells the thresholds.
         config (`dict`): the run's settings by dotted name, which tell the rewards' weights.
     """
 
     def __init__(self, files: list[CompletionFile], logs: list[dict], config: dict):
         self.config, self.unreadable = config, set()
         self.logged_rewards = {m[1] for log in logs for key in log if (m := re.fullmatch(r"rewards/(.+)/mean", key))}
-        self.thresholds = {log["step"]: log["ple/threshold"] for log in logs if "ple/threshold" in log}
+        self.thresholds = {
+            log["step"]: value for log in logs for key, value in log.items() if metric_name(key) == "threshold"
+        }
         tables = [self.read(file) for file in files[:: max(len(files) // FILES_FOR_A_PATTERN, 1)]]
         self.pattern = group_pattern(tables, config.get("args.num_generations"))
         self.rewards = next((names for table in tables if (names := reward_columns(table, self.logged_rewards))), [])

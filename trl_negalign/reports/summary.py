@@ -1,7 +1,7 @@
 """What a run changed, in words for the terminal."""
 
-from ..evaluation import FEWEST
 from ..evaluation.held_out import HeldOut, mean_and_error
+from ..numbers import FEWEST
 
 
 def held_out_summary(before: HeldOut, after: HeldOut, shown: int = 3) -> str:

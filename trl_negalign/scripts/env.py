@@ -7,8 +7,8 @@ def run(options: list[str]) -> int:
     from trl import GRPOTrainer
     from trl.scripts.env import print_env
 
-    from .. import __version__
     from ..trainer.seams import SeamError, check_seams
+    from ..version import __version__
 
     if options:
         raise ValueError(f"{' '.join(options)!r}: env takes no options.")

@@ -7,7 +7,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from .. import folders
-from ..trainer.checkpoints import find_checkpoint
+from ..trainer.rounds.checkpoints import find_checkpoint
 
 
 def check_folder(args, overwrite: bool, inputs: dict[str, list[str | None]]) -> None:
@@ -29,8 +29,7 @@ def check_folder(args, overwrite: bool, inputs: dict[str, list[str | None]]) -> 
     elif args.resume_from_checkpoint:
         find_checkpoint(args.resume_from_checkpoint, folder)
     else:
-        checkpoints = [path.name for path in sorted(Path(folder).glob("checkpoint-*")) if path.is_dir()]
-        left = next(iter(checkpoints), None)
+        left = next((Path(checkpoint).name for checkpoint in folders.checkpoint_folders(folder)), None)
         if left is None and folders.kind_of(folder) == "training":
             left = folders.first_left(folder, "training")
         if left is not None:

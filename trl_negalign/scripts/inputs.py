@@ -1,4 +1,4 @@
-"""What a training command names: its dataset and its model's tokenizer, loaded with one-line errors."""
+"""What a training command names, its dataset, rewards, model and folder: checked and loaded with one-line errors."""
 
 from pathlib import Path
 
@@ -8,7 +8,35 @@ from trl import get_dataset
 
 from ..data.loading import READERS, faults, read_splits, undecodable
 from ..hub import refused, why_not
-from ..trainer.data import check_dataset
+from ..rewards.loading import check_reward
+from ..trainer.rounds.data import check_dataset
+from .folder import check_folder
+
+
+def check_options(args, script_args, model_args, data_args) -> list[str]:
+    """Check what needs neither data nor model; the rewards' names."""
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is missing. Name a model's id or path.")
+    if not data_args.datasets and not script_args.dataset_name:
+        raise ValueError("dataset_name is missing. Name a dataset's id or path, or list several under `datasets`.")
+    if data_args.datasets and script_args.dataset_name:
+        raise ValueError("dataset_name and datasets are both given. Keep one.")
+    names = [*(script_args.reward_funcs or []), script_args.reward_model_name_or_path]
+    names = [name for name in names if name is not None]
+    if not names:
+        raise ValueError("reward_funcs is missing. Name a packaged reward, an import path or a reward model.")
+    if args.reward_weights is not None and len(args.reward_weights) != len(names):
+        raise ValueError(f"reward_weights has {len(args.reward_weights)} value(s) for {len(names)} reward(s).")
+    for name in names:
+        check_reward(name)
+    inputs = {
+        "model": [model_args.model_name_or_path],
+        "reward": names,
+        "dataset": [script_args.dataset_name, *(part.path for part in data_args.datasets or [])],
+        "checkpoint": [args.resume_from_checkpoint] if isinstance(args.resume_from_checkpoint, str) else [],
+    }
+    check_folder(args, script_args.overwrite, inputs)
+    return names
 
 
 def load_data(script_args, data_args, evaluated: bool) -> dict:

@@ -122,7 +122,8 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
     """Measure the heads at every point, and write the curve after each."""
     import torch
 
-    from ..evaluation.kept import digest, keep
+    from ..evaluation.cache import cached_table
+    from ..fingerprints import digest
     from ..likra.curve import chance, curve_row, curve_table, plot_curve
     from ..likra.trainer import saved_points
 
@@ -135,7 +136,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
             for indices, values in batches:
                 yield [missing[i] for i in indices], {"logps": [value.tolist() for value in values]}
 
-        table = keep(out / "logps" / name, keys, compute, f"test questions, {name}")
+        table = cached_table(out / "logps" / name, keys, compute, f"test questions, {name}")
         return [torch.tensor(values, dtype=torch.float64) for values in table["logps"]]
 
     # preferences become a reward, which goes by the token

@@ -30,7 +30,7 @@ SETTINGS = {
 class QuickstartArguments:
     """Options of `negalign quickstart`."""
 
-    method: str = field(default="neat", metadata={"help": "'neat' or 'ple'.", "choices": list(SETTINGS)})
+    method: str = field(default="neat", metadata={"help": "What to train with.", "choices": list(SETTINGS)})
     steps: int = field(default=20, metadata={"help": "Optimizer steps of 16 completions."})
     out: str | None = field(
         default=None, metadata={"help": "Folder of the run. Left out, runs/quickstart-METHOD, or -2, -3, … if taken."}
@@ -58,10 +58,10 @@ def main(args: QuickstartArguments) -> None:
     from peft import LoraConfig
     from transformers import PrinterCallback
 
-    import trl_negalign
     from trl_negalign import folders
     from trl_negalign.evaluation.held_out import evaluate_held_out, mean_and_error
     from trl_negalign.extras import need
+    from trl_negalign.methods.table import classes, find
     from trl_negalign.reports.curves import plot_curves
     from trl_negalign.reports.progress import ProgressLine
     from trl_negalign.reports.summary import held_out_summary
@@ -80,8 +80,8 @@ def main(args: QuickstartArguments) -> None:
     out = choose_folder(args.out, f"runs/quickstart-{args.method}", args.model, args.overwrite)
     queries = files("trl_negalign.scripts").joinpath("quickstart_queries.txt").read_text().splitlines()
     train, held_out = queries[:-HELD_OUT], queries[-HELD_OUT:]
-    trainer_class = getattr(trl_negalign, f"{args.method.upper()}Trainer")
-    config_class = getattr(trl_negalign, f"{args.method.upper()}Config")
+    method = find(args.method)
+    trainer_class, config_class = classes(method)
     options = json_object("--options", args.options)
     if unknown := set(options) - set(config_class.__dataclass_fields__):
         raise ValueError(f"--options names {sorted(unknown)}, which {config_class.__name__} does not have.")
@@ -149,7 +149,7 @@ def main(args: QuickstartArguments) -> None:
         "train_seconds": round(trainer.state.log_history[-1]["train_runtime"]),
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    curves = plot_curves(trainer.state.log_history, out / "curves.png", f"{args.method.upper()}, {args.steps} steps")
+    curves = plot_curves(trainer.state.log_history, out / "curves.png", f"{method.name}, {args.steps} steps")
 
     print("\n" + held_out_summary(before, after))
     print(f"Training took {results['train_seconds']} s. In {out}: adapter_model.safetensors,")

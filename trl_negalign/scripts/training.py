@@ -1,5 +1,9 @@
-"""What the training commands share: arguments, checks before anything is loaded, data and rewards, and the run."""
+"""
+A method that learns from groups, from a YAML file: `negalign METHOD --config FILE`, or `accelerate launch -m
+trl_negalign.scripts.training METHOD --config FILE`. Everything that can be wrong is checked before a model is loaded.
+"""
 
+import sys
 from dataclasses import dataclass, field
 
 from trl import (
@@ -10,14 +14,16 @@ from trl import (
     get_quantization_config,
 )
 
-from ..evaluation.watch import WatchCallback
+from ..methods.table import GROUP_METHODS, classes
+from ..monitoring.watch import WatchCallback
+from ..phase import run_command
 from ..reports.run_config import write_run_config
-from ..rewards.loading import check_reward, load_reward
-from ..trainer.data import check_chat_template, column_names
+from ..rewards.loading import load_reward
 from ..trainer.group_config import UNUSED_GRPO_OPTIONS
+from ..trainer.rounds.data import check_chat_template, column_names
 from .arguments import CommandParser, parse
-from .folder import RecordFiles, check_folder, prepare_folder, save_model
-from .inputs import load_data, load_tokenizer
+from .folder import RecordFiles, prepare_folder, save_model
+from .inputs import check_options, load_data, load_tokenizer
 from .launching import launch, launcher_arguments, launcher_options, needs_launcher
 from .work import WorkBegins, forget_secrets
 
@@ -25,7 +31,7 @@ from .work import WorkBegins, forget_secrets
 @dataclass
 class TrainingScriptArguments(ScriptArguments):
     """
-    Arguments of `negalign neat|ple|raft|rrhf` beside the method's, TRL's and the model's.
+    Arguments of a training command beside the method's, TRL's and the model's.
 
     Args:
         > Data, rewards and the run's folder
@@ -62,10 +68,14 @@ class TrainingScriptArguments(ScriptArguments):
     )
 
 
-def run_training(command: str, trainer_class: type, config_class: type, options: list[str], launched: bool) -> int:
+def run(options: list[str], launched: bool = False) -> int:
     """
     A training command: everything that can be wrong is checked first, in this process; then the run, here or under
     `accelerate launch`.
+
+    Args:
+        options (`list[str]`): the method's command, then what stands behind it on the command line.
+        launched (`bool`): whether accelerate has started this process.
 
     Returns:
         `int`: the exit code.
@@ -73,6 +83,9 @@ def run_training(command: str, trainer_class: type, config_class: type, options:
     Raises:
         ValueError, OSError, ImportError: on bad input.
     """
+    command, *options = options
+    method = next(method for method in GROUP_METHODS if method.command == command)
+    trainer_class, config_class = classes(method)
     parser = CommandParser(
         (config_class, TrainingScriptArguments, ModelConfig, DatasetMixtureConfig),
         prog=f"negalign {command}",
@@ -82,9 +95,9 @@ def run_training(command: str, trainer_class: type, config_class: type, options:
     )
     (args, script_args, model_args, data_args), strings = parse(parser, options, launcher_options())
     arguments = launcher_arguments(strings)
-    names = check(args, script_args, model_args, data_args)
+    names = check_options(args, script_args, model_args, data_args)
     if not launched and needs_launcher(arguments):
-        return launch(f"{__package__}.{command}", arguments, options)
+        return launch(f"{__package__}.training", arguments, [command, *options])
     dataset = load_data(script_args, data_args, evaluated=args.eval_strategy != "no")
     candidates = trainer_class.build_candidates(args, column_names(dataset["train"], "train_dataset"))
     check_chat_template(dataset["train"], load_tokenizer(args, model_args), args, candidates)
@@ -92,32 +105,6 @@ def run_training(command: str, trainer_class: type, config_class: type, options:
     prepare_folder(args, script_args.overwrite)
     train(trainer_class, args, rewards, dataset, model_args, script_args)
     return 0
-
-
-def check(args, script_args, model_args, data_args) -> list[str]:
-    """Check what needs neither data nor model; the rewards' names."""
-    if model_args.model_name_or_path is None:
-        raise ValueError("model_name_or_path is missing. Name a model's id or path.")
-    if not data_args.datasets and not script_args.dataset_name:
-        raise ValueError("dataset_name is missing. Name a dataset's id or path, or list several under `datasets`.")
-    if data_args.datasets and script_args.dataset_name:
-        raise ValueError("dataset_name and datasets are both given. Keep one.")
-    names = [*(script_args.reward_funcs or []), script_args.reward_model_name_or_path]
-    names = [name for name in names if name is not None]
-    if not names:
-        raise ValueError("reward_funcs is missing. Name a packaged reward, an import path or a reward model.")
-    if args.reward_weights is not None and len(args.reward_weights) != len(names):
-        raise ValueError(f"reward_weights has {len(args.reward_weights)} value(s) for {len(names)} reward(s).")
-    for name in names:
-        check_reward(name)
-    inputs = {
-        "model": [model_args.model_name_or_path],
-        "reward": names,
-        "dataset": [script_args.dataset_name, *(part.path for part in data_args.datasets or [])],
-        "checkpoint": [args.resume_from_checkpoint] if isinstance(args.resume_from_checkpoint, str) else [],
-    }
-    check_folder(args, script_args.overwrite, inputs)
-    return names
 
 
 def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, script_args) -> None:
@@ -147,3 +134,7 @@ def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, s
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     trainer.accelerator.end_training()
     trainer.accelerator.print(f"The model is in {args.output_dir}.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: run(sys.argv[1:], launched=True), f"negalign {sys.argv[1]}"))

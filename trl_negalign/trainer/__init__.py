@@ -1,1 +1,1 @@
-"""Trainers: the shared group trainer, the only place that knows TRL from the inside, and one thin pair a method."""
+"""What all group methods share: the trainer on top of TRL's, the only place that knows TRL from the inside."""

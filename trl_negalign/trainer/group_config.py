@@ -9,6 +9,7 @@ from trl import GRPOConfig
 
 from ..guides import GUIDE_PLACEMENTS
 from ..objectives import AVERAGES
+from .method import Method
 
 
 # GRPO's options that steer its own loss. They mean nothing here, so a value other than the default is an error.
@@ -44,20 +45,6 @@ UNUSED_GRPO_OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Preset:
-    """
-    Another method that is a setting of one of ours: whom the model card cites.
-
-    Args:
-        name (`str`): the method's name.
-        paper (`dict[str, str]`): its `title`, arXiv `id` and `citation` (BibTeX).
-    """
-
-    name: str
-    paper: dict[str, str]
-
-
 @dataclass
 class GroupConfig(GRPOConfig):
     r"""
@@ -74,12 +61,12 @@ class GroupConfig(GRPOConfig):
             Run a query once for all its candidates. In scoring, a group becomes one packed sequence: the same
             log-probabilities and gradients, in less time where queries are long; a micro-batch for which packing would
             cost more is scored as usual. `"auto"` does so for the models where it is known to be exact (see
-            [`~trl_negalign.trainer.shared_prompt.supports_shared_prompts`]) and says once why not for the others,
+            [`~trl_negalign.trainer.sharing.packing.supports_shared_prompts`]) and says once why not for the others,
             `True` refuses the others, `False` never shares anything and leaves the model as TRL has made it. With
             dropout, the candidates of a packed group share what is dropped from their query. In sampling with
             transformers, prompts that are the same are run once and their cache is copied (see
-            [`~trl_negalign.trainer.prefill.prefill_once`]), without dropout only; in fp32 the completions stay the
-            same, in half precision rounding may change some.
+            [`~trl_negalign.trainer.sharing.prefill.prefill_once`]), without dropout only; in fp32 the completions
+            stay the same, in half precision rounding may change some.
         log_entropy (`bool`, *optional*, defaults to `False`):
             Log the mean entropy of the policy over the candidates' tokens, in nats. Costs some time: entropies are not
             computed otherwise (but by TRL's own head, which stays with `share_prompts=False`), and with them every
@@ -109,7 +96,7 @@ class GroupConfig(GRPOConfig):
             query that was sampled from.
     """
 
-    preset: ClassVar[Preset | None] = None
+    method: ClassVar[Method]
 
     guide_placement: str = field(
         default="user",
@@ -154,6 +141,19 @@ class GroupConfig(GRPOConfig):
         default=False,
         metadata={"help": "Must stay off: the guided query that was sampled from is not the query that is trained."},
     )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective itself reads a reference model, which is then loaded even where `beta` is 0."""
+        return False
+
+    @property
+    def needs_guided(self) -> bool:
+        """
+        Whether the log-probabilities of guided candidates under the guided query that they were sampled from are read:
+        `guided_token_logps` in the batch, made before replayed groups join it and kept with them.
+        """
+        return self.tapered
 
     def __post_init__(self):
         if self.num_generations is None:

@@ -1,11 +1,14 @@
 """
-TRL's online trainer, taught to sample a group under several guides and to train on whole groups. This is the only file
-that touches TRL's underscore methods.
+TRL's online trainer, extended to sample a group under several guides and to train on whole groups. This is the only
+file that touches TRL's underscore methods.
 
 How a batch flows: TRL's sampler repeats each query G times in order, so a row's place in its group is `row % G`. One
 generation call serves all guides; rows whose response comes from the dataset are filled in after it, and every row's
 query becomes the plain one again before TRL scores it. Rows are then packed into groups, so that TRL's shuffle and
-split act on groups and never tear one. In evaluation every candidate is plain: what is measured is what is deployed.
+split act on groups and never tear one, and the method makes its plan of the round. In evaluation every candidate is
+plain: what is measured is what is deployed.
+
+Letters: `G` candidates of a group, `P` tokens of the longest query, `T` of the longest response.
 """
 
 import inspect
@@ -23,31 +26,47 @@ from trl import GRPOTrainer
 from ..borders import ended_response_ids
 from ..groups import PLAIN_CANDIDATE, Candidate, pack_groups, repeated_share
 from ..guides import apply_guide
-from ..objectives import has_signal, kl_penalty
-from .checkpoints import check_resumable, find_checkpoint, load_round, not_finite, save_buffer, save_state, unmark
-from .collective import means, on_all_processes
-from .corrections import EpochSampler, leave_out_entropies, positions_from_mask
-from .data import check_candidates, check_chat_template, check_datasets, column_names, end_tokens, put_in
+from ..objectives import kl_penalty
 from .group_config import GroupConfig
-from .helpers import RepeatSampler, disable_gradient_checkpointing, use_adapter
-from .lengths import check_longest_query, check_positions, warn_of_long_queries
-from .passes import by_length, columns_multiple, group_lengths, put_loss_scale, select
-from .prefill import prefill_once
-from .scores import combine, means_by_kind, refuse_infinite
+from .hooks import GroupMethod
+from .plan import weigh
+from .rounds.checkpoints import (
+    check_resumable,
+    find_checkpoint,
+    load_round,
+    not_finite,
+    save_buffer,
+    save_state,
+    unmark,
+)
+from .rounds.collectives import means, on_all_processes
+from .rounds.data import check_candidates, check_chat_template, check_datasets, column_names, end_tokens, put_in
+from .rounds.guided import guided_token_logps, taper
+from .rounds.lengths import check_longest_query, check_positions, warn_of_long_queries
+from .rounds.scores import combine, means_by_kind, refuse_infinite
 from .seams import check_attributes, check_generated, check_seams, watch_vllm
-from .shared_prompt import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
-from .tapering import guided_token_logps, taper
+from .sharing.micro_batches import by_length, columns_multiple, group_lengths, select
+from .sharing.packing import attends_by_blocks, decide_on_sharing, packing_is_cheaper, shared_prompt_logps
+from .sharing.prefill import prefill_once
+from .trl_patches import (
+    EpochSampler,
+    RepeatSampler,
+    disable_gradient_checkpointing,
+    leave_out_entropies,
+    positions_from_mask,
+    use_adapter,
+)
 
 
 # TRL's per-row tensors that group training reads
 ROW_TENSORS = ("completion_ids", "completion_mask")
 
 
-class GroupTrainer(GRPOTrainer):
+class GroupTrainer(GroupMethod, GRPOTrainer):
     """
-    Base of the methods that learn from a whole group. A subclass names its candidates ([`build_candidates`]) and
-    its objective ([`group_loss`]); constructor and options are those of [`~trl.GRPOTrainer`], without tools,
-    environments, rollout functions and images.
+    Base of the methods that learn from a whole group. What a subclass says is in
+    [`~trl_negalign.trainer.hooks.GroupMethod`]; constructor and options are those of [`~trl.GRPOTrainer`], without
+    tools, environments, rollout functions and images.
 
     Raises:
         SeamError: if the installed TRL changed what this class builds on.
@@ -74,15 +93,14 @@ class GroupTrainer(GRPOTrainer):
         check_seams(GRPOTrainer)
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
-            args = self.config_class(f"{name.rstrip('/').split('/')[-1] or 'model'}-{self._name}")
+            args = self.config_class(f"{name.rstrip('/').split('/')[-1] or 'model'}-{self.config_class.method.name}")
         if not isinstance(args, self.config_class):
             raise TypeError(
                 f"args is a {type(args).__name__}, and {type(self).__name__} needs a {self.config_class.__name__}. "
                 "Change the configuration's class name too."
             )
-        if args.preset is not None:
-            self._name, self._paper = args.preset.name, args.preset.paper
-            self._tag_names = [*self._tag_names, args.preset.name.lower()]
+        # the model card's: a class that left them out would have GRPO's
+        self._name, self._paper, self._tag_names = args.method.name, args.method.paper, args.method.tags
         for name in ("tools", "rollout_func", "environment_factory"):
             if kwargs.get(name):
                 raise ValueError(f"{name} is not supported by {type(self).__name__}. Leave it out.")
@@ -97,10 +115,10 @@ class GroupTrainer(GRPOTrainer):
             self._check_tokenizer(processing_class, train_dataset, args)
         self._round_inputs, self._round_rewards, self._round_start = None, None, None
 
-        # TRL prepares reference log-probabilities where `args.beta` is not 0. A method that needs them for itself
-        # turns that on for TRL alone; the KL term below reads the user's own value.
+        # TRL loads a reference model where `args.beta` is not 0. A method that needs one for itself turns that on for
+        # TRL alone; the KL term below reads the user's own value.
         self.kl_weight = args.beta
-        if self.needs_reference(args) and args.beta == 0.0:
+        if args.needs_reference and args.beta == 0.0:
             args.beta = 1.0
         try:
             super().__init__(
@@ -121,8 +139,8 @@ class GroupTrainer(GRPOTrainer):
         self._check_tokenizer(self.processing_class, train_dataset, args)  # TRL may have loaded one
         check_positions(self.model, train_dataset, self.processing_class, args, self.candidates)
         self.shares_prompts = decide_on_sharing(self.model, args.share_prompts)
-        # the KL term, entropies and the experts' balance are of all candidates, not of those that teach
-        self.runs_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
+        # the KL term, entropies and the experts' balance are of all candidates, not of those that the plan names
+        self.scores_all = self.kl_weight != 0.0 or args.log_entropy or self.aux_loss_enabled
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if args.share_prompts and not args.log_entropy:
             leave_out_entropies(base, self.temperature, args.cast_lm_head_to_fp32)
@@ -136,64 +154,6 @@ class GroupTrainer(GRPOTrainer):
             raise ValueError(f"{type(self).__name__} trains text models only. Pass a tokenizer as processing_class.")
         check_chat_template(train_dataset, tokenizer, args, self.candidates)
         check_longest_query(train_dataset, tokenizer, args, self.candidates)
-
-    @staticmethod
-    def build_candidates(args: GroupConfig, columns: list[str]) -> list[Candidate]:
-        """The `num_generations` candidates of a training group, in order, given the dataset's columns."""
-        raise NotImplementedError
-
-    @staticmethod
-    def needs_reference(args: GroupConfig) -> bool:
-        """Whether [`group_loss`] reads `ref_per_token_logps` even where `beta` is 0."""
-        return False
-
-    def taught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """
-        Which candidates teach anything: `[groups, G]`, false where the objective's coefficient of every token is known
-        to be 0 before the forward pass. Those are left out of it, unless the KL term or the logged entropy needs them.
-
-        Args:
-            batch (`dict[str, torch.Tensor]`): groups shaped as in [`start_round`], with what it added.
-        """
-        return torch.ones_like(batch["rewards"], dtype=torch.bool)
-
-    def comparisons(self, groups: torch.Tensor) -> torch.Tensor:
-        """What is compared with each other, `[n, k]`, out of `[groups, G]`: the group itself, or its pairs."""
-        return groups
-
-    def start_round(self, batch: dict[str, torch.Tensor], rewards: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Called once a generation round, before the batch is shuffled and split into micro-batches.
-
-        Args:
-            batch (`dict[str, torch.Tensor]`): this process's groups: `prompt_ids` and `prompt_mask` `[groups, P]`,
-                `completion_ids`, `completion_mask` `[groups, G, T]`, `rewards` `[groups, G]` with NaN for a candidate
-                without a score.
-            rewards (`torch.Tensor`): the rewards of all processes, `[all groups, G]`.
-
-        Returns:
-            The batch to train on: a multiple of `steps_per_generation` groups, as many on every process.
-        """
-        return batch
-
-    def group_loss(
-        self, token_logps: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """
-        The method's objective.
-
-        Args:
-            token_logps (`torch.Tensor`): `[groups, G, T]`, in nats, given the plain query; 0 for a candidate that was
-                left out of the pass.
-            batch (`dict[str, torch.Tensor]`): a micro-batch, shaped as in [`start_round`], `taught` `[groups, G]`: the
-                candidates that went through the model (what is logged of others must be NaN), and where a reference
-                is needed `ref_per_token_logps` `[groups, G, T]`, of the same candidates.
-
-        Returns:
-            `tuple`: the loss of each group `[groups]`, and tensors to log by name, of any shape, whose mean over all
-            processes is taken without the NaNs.
-        """
-        raise NotImplementedError
 
     # Generation and scoring
 
@@ -280,32 +240,42 @@ class GroupTrainer(GRPOTrainer):
         batch |= {name: output[name][::size] for name in ("prompt_ids", "prompt_mask")}
         # a candidate without tokens (mask_truncated_completions) has nothing to learn from
         batch["rewards"] = pack_groups(rewards, size).masked_fill(batch["completion_mask"].sum(-1) == 0, torch.nan)
-        if self.args.tapered:
-            chunks, score = self.args.steps_per_generation, partial(self._group_logps, self.model)
-            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-                logps = guided_token_logps(batch, self.candidates, self._guided_ids, chunks, score)
+        if self.args.needs_guided:
+            chunks, score = self.args.steps_per_generation, partial(self._fixed_logps, self.model)
+            logps = guided_token_logps(batch, self.candidates, self._guided_ids, chunks, score)
             batch["guided_token_logps"] = logps
-        all_rewards = self.accelerator.gather(batch["rewards"])
-        silent = ~has_signal(self.comparisons(all_rewards))
-        self.log_round_metric("frac_groups_no_signal", silent.float().mean().item())
-        return self.start_round(batch, all_rewards)
+        sampled = len(batch["rewards"])
+        batch = self.start_round(batch, self.accelerator.gather(batch["rewards"]))
+        plan = self.plan(batch)
+        self._log_metrics({"frac_groups_no_signal": plan.silent[:sampled].float()})
+        return batch | self._columns(plan)
+
+    def _columns(self, plan):
+        if plan.reference is not None and not self.args.needs_reference:
+            raise ValueError(
+                f"{type(self).__name__}'s plan reads a reference. Let its configuration's needs_reference say so."
+            )
+        return plan.columns(self.scores_all, self.kl_weight != 0.0, self.args.mean_over == "signal")
 
     def _prepare_inputs(self, generation_batch):
         buffered = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if not self.model.training or self._buffered_inputs is buffered:
             return inputs
+        # neighbours in the buffer that fall into one optimizer step, in every iteration over it
+        together = math.gcd(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
         self._buffered_inputs = by_length(
             self._buffered_inputs,
-            lambda batch: group_lengths(batch, self._to_run(batch), packed=self.shares_prompts),
-            # neighbours in the buffer that fall into one optimizer step, in every iteration over it
-            together=math.gcd(self.args.gradient_accumulation_steps, self.args.steps_per_generation),
+            lambda batch: group_lengths(batch, batch["scored"], packed=self.shares_prompts),
+            together,
         )
-        if self.args.mean_over == "signal":
-            teaching = [self.comparisons(self.taught(batch)).any(-1) for batch in self._buffered_inputs]
-            together = self.args.gradient_accumulation_steps
-            put_loss_scale(self._buffered_inputs, teaching, together, self.accelerator.reduce)
+        if "counts" in self._buffered_inputs[0]:
+            weigh(self._buffered_inputs, together, self.accelerator)
         self._add_reference_logps()
+        # where one optimizer step trains on the whole round, the old log-probabilities are the new ones
+        if "reads_old" in self._buffered_inputs[0] and self.args.gradient_accumulation_steps % self._cycle != 0:
+            for batch in self._buffered_inputs:
+                batch["old_per_token_logps"] = self._fixed_logps(self.model, batch, batch["reads_old"])
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     @property
@@ -331,42 +301,33 @@ class GroupTrainer(GRPOTrainer):
             # no objective is defined on plain samples alone; minus the reward makes lower better, as for any loss
             return -inputs["rewards"].nanmean().nan_to_num()
         mask = inputs["completion_mask"]
-        inputs = inputs | {"taught": self._to_run(inputs)}
         token_logps, entropies, aux_loss = self._group_logps(
-            model,
-            inputs,
-            inputs["taught"],
-            compute_entropy=self.args.log_entropy,
-            compute_aux_loss=self.aux_loss_enabled,
+            model, inputs, compute_entropy=self.args.log_entropy, compute_aux_loss=self.aux_loss_enabled
         )
-        weighted_logps, taper_metrics = taper(token_logps, inputs)
+        if "reads_old" in inputs and "old_per_token_logps" not in inputs:
+            inputs = inputs | {"old_per_token_logps": token_logps.detach()}
+        weighted_logps, taper_metrics = taper(token_logps, inputs) if self.args.tapered else (token_logps, {})
         losses, metrics = self.group_loss(weighted_logps, inputs)
         metrics |= taper_metrics
-        if self.args.mean_over == "signal":
-            losses = losses * inputs["loss_scale"]
+        # every micro-batch and process holds as many groups, so this is the mean over the optimizer step's groups
+        loss = (losses * inputs["weight"]).sum() if "weight" in inputs else losses.mean()
         if self.args.log_entropy:
             metrics["entropy"] = entropies.masked_fill(mask == 0, torch.nan)
         if self.kl_weight != 0.0:
             kl = kl_penalty(token_logps, inputs["ref_per_token_logps"], mask)
-            losses = losses + self.kl_weight * kl.mean(-1)
+            loss, losses = loss + self.kl_weight * kl.mean(), losses + self.kl_weight * kl.mean(-1)
             metrics["kl"] = kl
         self._log_metrics(metrics)
         self._stop_if_not_finite(losses, inputs, model)
-        loss = losses.mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * aux_loss
             self._log_metrics({"aux_loss": aux_loss})
-        # every micro-batch and process holds as many groups, so this is the mean over the optimizer step's groups
         return loss / self.current_gradient_accumulation_steps
 
-    def _to_run(self, batch):
-        """Which candidates go through the model, `[groups, G]`."""
-        return torch.ones_like(batch["rewards"], dtype=torch.bool) if self.runs_all else self.taught(batch)
-
-    def _group_logps(self, model, batch, run, compute_entropy=False, compute_aux_loss=False):
-        """Log-probs and entropies of the candidates in `run`, `[groups, G, T]`, and TRL's auxiliary loss."""
-        multiple = columns_multiple(self.pad_to_multiple_of, run.device.type)
-        part = select(batch, run, multiple)
+    def _group_logps(self, model, batch, compute_entropy=False, compute_aux_loss=False):
+        """Log-probs and entropies of the batch's scored candidates, `[groups, G, T]`, and TRL's auxiliary loss."""
+        multiple = columns_multiple(self.pad_to_multiple_of, batch["scored"].device.type)
+        part = select(batch, batch["scored"], multiple)
         # a model that shares nothing is neither asked for its width, which it may keep elsewhere, nor changed
         if self.shares_prompts and packing_is_cheaper(
             self.model.config.hidden_size, part.prompt_mask, part.completion_mask, attends_by_blocks(self.model)
@@ -388,25 +349,31 @@ class GroupTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         # TRL asks in each round, also in evaluation, for ratios that group training has no use for and for reference
-        # log-probabilities, which `_add_reference_logps` takes of the candidates that need them
+        # log-probabilities, which `_add_reference_logps` takes where the plan asks for them
         return None, None, None
 
     def _add_reference_logps(self):
-        """
-        Add the reference's log-probabilities `[groups, G, T]`, where they are read. It runs what the policy will run,
-        in the same arrangement: half precision rounds by it, and while both are the same they shall not differ.
-        """
-        if self.kl_weight == 0.0 and not self.needs_reference(self.args):
+        """Add the reference's log-probabilities, `[groups, G, T]`, where they are read."""
+        if "reads_reference" not in self._buffered_inputs[0]:
             return
         model, scope = self.ref_model, nullcontext()
         if model is None:
             model, policy = self.model, self.accelerator.unwrap_model(self.model)
             # an adapter that was handed in has its copy, one that starts at zero is left out
             scope = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
-        checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
-        with torch.no_grad(), scope, checkpointing:
+        with scope:
             for batch in self._buffered_inputs:
-                batch["ref_per_token_logps"] = self._group_logps(model, batch, self._to_run(batch))[0]
+                batch["ref_per_token_logps"] = self._fixed_logps(model, batch, batch["reads_reference"])
+
+    def _fixed_logps(self, model, batch, reads):
+        """
+        Log-probabilities that do not change in the round, of the candidates in `reads`, 0 for others. The model runs
+        what the policy will run, in the same arrangement: half precision rounds by it, and while both are the same
+        they shall not differ.
+        """
+        checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with torch.no_grad(), checkpointing:
+            return self._group_logps(model, batch)[0] * reads[..., None]
 
     def log_round_metric(self, name: str, value: float) -> None:
         """Log a training metric that all processes know alike."""
@@ -432,13 +399,6 @@ class GroupTrainer(GRPOTrainer):
         raise not_finite(queries, self.state.global_step, self.args.output_dir)
 
     # Checkpoints
-
-    def round_state(self) -> dict:
-        """What a checkpoint keeps of the generation rounds: tensors, numbers, text, lists and dictionaries of them."""
-        return {}
-
-    def load_round_state(self, state: dict) -> None:
-        """Take up what [`round_state`] gave."""
 
     def _run_identity(self) -> dict:
         """What must be the same in a run that is resumed."""
@@ -494,5 +454,8 @@ class GroupTrainer(GRPOTrainer):
             self._step = state["step"]
         if buffer is not None:
             self._buffered_inputs = send_to_device(buffer, self.accelerator.device)
-            if state.get("beta") != self.kl_weight:  # of other candidates, or of none
+            if state.get("beta") != self.kl_weight:  # other candidates are scored, or have a reference
+                for batch in self._buffered_inputs:
+                    batch.pop("reads_reference", None)
+                    batch |= self._columns(self.plan(batch))
                 self._add_reference_logps()

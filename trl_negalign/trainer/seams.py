@@ -76,6 +76,11 @@ OPTIONS = (
     "use_vllm",
     "vllm_max_model_length",
 )
+# Helpers out of TRL's inner modules, which may move.
+INNER = {
+    "trl.models.utils": ("disable_gradient_checkpointing",),
+    "trl.trainer.utils": ("RepeatSampler", "use_adapter"),
+}
 # Where `_generate` returns what group training reads. Beside these come a mask of tools, other fields and images, all
 # empty for text models without tools.
 GENERATED = {"prompt_ids": 0, "completion_ids": 1, "completions": 3, "logprobs": 4}
@@ -97,6 +102,14 @@ def known_versions() -> str:
     return f"{', '.join(RUN_WITH[:-1])} and {RUN_WITH[-1]}"
 
 
+def inner(module: str, name: str) -> Any:
+    """A helper out of one of TRL's inner modules; a [`SeamError`] if this release does not have it there."""
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SeamError(module, f"cannot import name {name!r} ({error})") from error
+
+
 def check_seams(trainer_class: type) -> None:
     """
     Compare TRL's online trainer with what [`GroupTrainer`] expects of it, by signature, and its helpers by name.
@@ -107,7 +120,9 @@ def check_seams(trainer_class: type) -> None:
     Raises:
         SeamError: naming the first seam that differs, the installed version and the versions known to work.
     """
-    import_module(".helpers", __package__)
+    for module, names in INNER.items():
+        for name in names:
+            inner(module, name)
     for name, arguments in OVERRIDDEN.items():
         found = tuple(_signature(trainer_class, name).parameters)[1:]
         if found != arguments:

@@ -1,0 +1,1 @@
+"""The methods, a folder each: configuration, objective, trainer. No method imports another."""

@@ -1,0 +1,1 @@
+"""What happens between two generations: data, rewards, replay, checkpoints, and what all processes do in step."""

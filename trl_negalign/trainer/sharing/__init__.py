@@ -1,0 +1,1 @@
+"""Each query through the model once, for all candidates of its group."""
