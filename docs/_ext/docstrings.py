@@ -8,6 +8,7 @@ import re
 
 SECTIONS = {"Args", "Parameters", "Returns", "Raises", "Yields"}
 SECTION = re.compile(rf"^({'|'.join(SECTIONS)}):$")
+ITEM = re.compile(r"(-|\d+\.) ")
 ENTRY = re.compile(r"^(?P<name>[\w*]+(?:, [\w*]+)*)(?: \((?P<type>.+?)\))?:(?P<text> .*)?$")
 INLINE = re.compile(
     r"``.+?``"  # already code
@@ -80,7 +81,7 @@ def join_paragraphs(lines: list[str]) -> list[str]:
     joined, fenced, open_paragraph = [], False, False
     for line in lines:
         text = line.strip()
-        starts = not text or SECTION.match(line) or text.startswith(("```", "- ", "> "))
+        starts = not text or SECTION.match(line) or ITEM.match(text) or text.startswith(("```", "> "))
         if text.startswith("```"):
             fenced, open_paragraph = not fenced, False
             joined.append(line)
@@ -98,7 +99,7 @@ def join_paragraphs(lines: list[str]) -> list[str]:
 
 def continues(before: str, line: str) -> bool:
     """Whether a line goes on with the paragraph before it: what continues a list item is indented."""
-    if before.strip().startswith("- "):
+    if ITEM.match(before.strip()):
         return indent_of(line) > indent_of(before)
     return indent_of(line) == indent_of(before) and not (indent_of(line) == 4 and ENTRY.match(line.strip()))
 
