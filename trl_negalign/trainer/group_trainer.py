@@ -454,8 +454,8 @@ class GroupTrainer(GroupMethod, GRPOTrainer):
             self._step = state["step"]
         if buffer is not None:
             self._buffered_inputs = send_to_device(buffer, self.accelerator.device)
-            if state.get("beta") != self.kl_weight:  # other candidates are scored, or have a reference
-                for batch in self._buffered_inputs:
-                    batch.pop("reads_reference", None)
-                    batch |= self._columns(self.plan(batch))
+            for batch in self._buffered_inputs:  # with other options now, others may be scored or have a reference
+                batch.pop("reads_reference", None)
+                batch |= self._columns(self.plan(batch))
+            if state.get("beta") != self.kl_weight or "ref_per_token_logps" not in self._buffered_inputs[0]:
                 self._add_reference_logps()

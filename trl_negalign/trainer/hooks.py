@@ -42,7 +42,8 @@ class GroupMethod:
     def plan(self, batch: dict[str, torch.Tensor]) -> Plan:
         """
         What the objective will need of a round's groups, see [`~trl_negalign.trainer.plan.Plan`]: here, every
-        candidate's gradient. Called once a round, behind [`start_round`].
+        candidate's gradient. Called once a round, behind [`start_round`], and of the groups that a resumed run has yet
+        to train on.
 
         Args:
             batch (`dict[str, torch.Tensor]`): groups as [`start_round`] returned them.
