@@ -79,15 +79,17 @@ def test_equal_texts_are_a_tie_that_no_one_is_asked_about():
 
 
 def test_counts_and_interval_by_hand():
-    rows = [("win", "first", "second")] * 3 + [("lose", "second", "first"), ("tie", "tie", "tie")]
-    rows += [("tie", "first", "first"), ("unreadable", None, "first")]
+    rows = [("win", "first", "second")] * 6 + [("lose", "second", "first"), ("tie", "tie", "tie")] * 2
+    rows += [("tie", "first", "first")] * 2 + [("unreadable", None, "first")]
     table = pd.DataFrame(rows, columns=["outcome", "forward", "backward"]).assign(equal=False)
     found = win_rate(table)
-    assert [found[name] for name in ("win", "tie", "lose", "unreadable", "disagreed")] == [3, 2, 1, 1, 1]
+    assert [found[name] for name in ("win", "tie", "lose", "unreadable", "disagreed")] == [6, 4, 2, 1, 2]
     assert found["win_minus_lose"] == pytest.approx(2 / 6)
     assert found["low"] < 2 / 6 < found["high"] <= 1
-    # in front of 3 wins, 1 loss (turned), and twice in the disagreed pair; as often behind in wins and loss
+    # in front of 6 wins, 2 losses (turned), and twice in each disagreed pair; as often behind in wins and loss
     assert found["disagreement"] == pytest.approx(1 / 6) and found["first_place"] == pytest.approx(6 / 10)
+    few = win_rate(table.iloc[3:])  # nine that can be read
+    assert few["win"] == 3 and math.isfinite(few["win_minus_lose"]) and math.isnan(few["low"] + few["high"])
     nothing = win_rate(table[table["outcome"] == "unreadable"])
     assert nothing["win"] == 0 and all(map(math.isnan, (nothing["disagreement"], nothing["first_place"])))
 

@@ -26,6 +26,7 @@ from trl import apply_chat_template
 from ..fingerprints import digest, function_parts, model_parts, tokenizer_fingerprint
 from ..likra.reward import LikraReward
 from ..rewards.loading import load_reward
+from . import FEWEST
 from .cache import by_length, cached_table
 from .queries import Queries
 
@@ -293,10 +294,10 @@ def bootstrap_interval(
     Percentile bootstrap interval of a mean: queries are drawn with replacement, `resamples` times.
 
     Returns:
-        `tuple[float, float]`: lower and upper end; NaN without values.
+        `tuple[float, float]`: lower and upper end; NaN with fewer than [`FEWEST`] values.
     """
     data = np.asarray(values, dtype=float)
-    if not len(data):
+    if len(data) < FEWEST:
         return math.nan, math.nan
     generator = np.random.default_rng(seed)
     means = [data[generator.integers(0, len(data), len(data))].mean() for _ in range(resamples)]

@@ -123,6 +123,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
     import torch
 
     from ..evaluation.cache import cached_table
+    from ..evaluation.files import write_whole
     from ..fingerprints import digest
     from ..likra.curve import chance, curve_row, curve_table, plot_curve
     from ..likra.trainer import saved_points
@@ -152,7 +153,7 @@ def evaluate(heads, test: list, encoded: list, args, script_args: LikraArguments
             found = {head: logps(head, f"{head}-{examples}") for head in args.heads}
         rows = results["rows"]
         rows.append(curve_row(examples, base | found, test, script_args.weight, tokens))
-        (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_whole(out / "results.json", json.dumps(results, indent=2) + "\n")
         (out / "table.md").write_text(curve_table(rows, count))
         plot_curve(rows, count, results["base"], results["guessing"], out / "curve.png", f"{count} test questions")
     print(f"\n{curve_table(rows, count)}\nGuessing has {results['guessing']:.3f}. In {out}: table.md, curve.png,")
