@@ -59,9 +59,8 @@ def logps(trainer, share):
     trainer.shares_prompts = share
     batch = make_groups(trainer.accelerator.device)
     with torch.no_grad():
-        return trainer._group_logps(
-            trainer.model, batch, torch.ones(2, 4, dtype=torch.bool, device=batch["prompt_ids"].device)
-        )[0]
+        scored = torch.ones(2, 4, dtype=torch.bool, device=batch["prompt_ids"].device)
+        return trainer._group_logps(trainer.model, batch | {"scored": scored})[0]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

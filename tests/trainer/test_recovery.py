@@ -88,7 +88,7 @@ def test_the_head_in_fp32_scores_in_fp32(make_model, tokenizer, tmp_path):
     ids[:, :12] = batch["prompt_ids"]
     batch |= {name.replace("ids", "mask"): torch.ones_like(tensor) for name, tensor in batch.items()}
     with torch.no_grad():
-        found = trainer._group_logps(model, batch, torch.ones(1, 4, dtype=torch.bool))[0][0]
+        found = trainer._group_logps(model, batch | {"scored": torch.ones(1, 4, dtype=torch.bool)})[0][0]
         hidden = model.model(ids).last_hidden_state[:, 11:-1].float()
         logps = (hidden @ model.lm_head.weight.float().T).log_softmax(-1)
     expected = logps.gather(-1, ids[:, 12:, None])[..., 0]
