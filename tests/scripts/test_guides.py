@@ -62,7 +62,7 @@ def test_from_a_model_to_numbers_a_page_and_lines(saved_model, capsys):
     assert len(table) == 7 * 16 * 2 and {"completion", "reward", "reward/guide_rewards.letters"} <= set(table)
     plain = table[table["kind"] == "plain"].groupby("query")["reward"].mean().mean()
     assert results["plain"]["reward"]["value"] == pytest.approx(plain)
-    names = ["guides.html", "guides.json", "kept", "negalign_files.json", "samples.parquet"]
+    names = ["cache", "guides.html", "guides.json", "negalign_files.json", "samples.parquet"]
     assert sorted(path.name for path in Path("runs/guides").iterdir()) == names
     shown = capsys.readouterr().out
     assert "16 queries × 2 sample(s), reward guide_rewards.letters" in shown and "# negalign neat" in shown
@@ -80,7 +80,7 @@ def test_a_stopped_run_goes_on_and_another_is_refused(saved_model, capsys, monke
         patch.setattr(guided, "response_nlls", stop)  # between the samples and their distances
         with pytest.raises(KeyboardInterrupt):
             guides(*command)
-    assert not Path("out/guides.json").exists() and list(Path("out/kept").glob("*/*.parquet"))
+    assert not Path("out/guides.json").exists() and list(Path("out/cache").glob("*/*.parquet"))
     with monkeypatch.context() as patch:
         patch.setattr("trl_negalign.evaluation.generation.generate_batch", stop)  # nothing is sampled again
         assert guides(*command) == 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import __version__
 from ..evaluation.guide_advice import AGAINST, WORKS
+from ..version import __version__
 from .page import cut, page_template, visible, write_page
 from .samples import as_text
 
