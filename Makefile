@@ -11,8 +11,8 @@ HH ?= Anthropic/hh-rlhf
 TASK ?= sentiment
 WORKERS ?= 1
 
-.PHONY: comparison comparison-likra comparison-smoke quickstart recipe-smoke test test-gpu test-matrix check-resolution test-distributed
-.PHONY: test-all lint clean
+.PHONY: comparison comparison-likra comparison-smoke quickstart recipe-smoke test test-gpu test-matrix check-resolution
+.PHONY: test-distributed test-all lint docs dist clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -79,9 +79,20 @@ check-resolution: $(VENV)/.ready  ## can the bounds be met beside trl[vllm] and 
 test-all: $(VENV)/.ready-deepspeed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.ready  ## ruff, and ty over the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python $(VENV)
+
+docs: $(VENV)/.ready  ## the pages, in build/docs; a warning is an error, and so is a page that loads anything from elsewhere
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs -b html . build/docs
+	$(BIN)/python docs/check_pages.py build/docs
+
+dist: $(VENV)/.ready  ## wheel and sdist, checked
+	rm -rf build/dist
+	$(BIN)/python -m build --outdir build/dist .
+	$(BIN)/python -m twine check --strict build/dist/*
+	$(BIN)/python .ci/check_dist.py build/dist
 
 clean:
 	rm -rf $(VENV) .venv-matrix build dist *.egg-info

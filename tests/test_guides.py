@@ -6,7 +6,8 @@ from trl_negalign.guides import GUIDE_KINDS, apply_guide, available_guides, reso
 
 
 def test_packaged_guides_have_all_kinds():
-    assert {"helpful", "harmless", "reviews", "summaries"} <= set(available_guides())
+    tasks = {"helpful", "harmless", "honest", "sentiment", "reviews", "summaries", "reasoning", "brief"}
+    assert tasks <= set(available_guides())
     for name in available_guides():
         texts = {resolve_guide(f"@{name}", "field", kind) for kind in GUIDE_KINDS}
         assert len(texts) == 3

@@ -12,6 +12,7 @@ from .version import __version__
 
 COMMANDS = {
     **{method.command: method.says for method in METHODS},
+    "guides": "measure guides before training: what they do, how far they lead, which group to train on",
     "evaluate": "compare models: perplexity, reward, BLEU, win rate, diversity, length",
     "report": "one page about a training: curves, samples, settings and warnings",
     "data": "turn public datasets into TRL's formats",

@@ -81,6 +81,7 @@ PATTERNS = {
         *("judge.sqlite", "judge.sqlite-*", "cache/*/*.parquet", "cache/*/*.unfinished"),
         *(f"{name}.*.unfinished" for name in ("results.json", "completions.parquet", "judgements.parquet")),
     ),
+    "guides": ("guides.json", "guides.html", "samples.parquet", "cache/*/*.parquet", "cache/*/*.unfinished"),
 }
 # the file, and keys in it, by which a folder without a manifest is known: an older version's, or one from Python
 MARKS = {
@@ -89,6 +90,7 @@ MARKS = {
     "likra": ("settings.json", ("base_digest", "template", "examples")),
     "data": ("counts.json", ("task", "sources", "written")),
     "evaluation": ("results.json", ("settings", "data", "models", "environment")),
+    "guides": ("guides.json", ("settings", "data", "guides", "environment")),
 }
 COMMANDS = {
     "training": "a training command",
@@ -96,6 +98,7 @@ COMMANDS = {
     "likra": "`negalign likra`",
     "data": "`negalign data`",
     "evaluation": "`negalign evaluate`",
+    "guides": "`negalign guides`",
 }
 
 

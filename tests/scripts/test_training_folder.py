@@ -191,10 +191,10 @@ def test_a_file_of_data_with_a_fault(place, content, message, config, capsys):  
     assert message in error
 
 
-def test_the_readmes_shortest_file_trains(config, saved_model, capsys):  # noqa: F811
-    readme = (ROOT / "README.md").read_text()
-    text = re.search(r"```yaml\n# run\.yaml\n(.*?)```", readme, flags=re.DOTALL)[1]
-    code = re.search(r"```python\n# my_rewards\.py\n(.*?)```", readme, flags=re.DOTALL)[1]
+def test_the_pages_shortest_file_trains(config, saved_model, capsys):  # noqa: F811
+    page = (ROOT / "docs" / "get_started.md").read_text()
+    text = re.search(r"```yaml\n# run\.yaml\n(.*?)```", page, flags=re.DOTALL)[1]
+    code = re.search(r"```python\n# my_rewards\.py\n(.*?)```", page, flags=re.DOTALL)[1]
     options = yaml.safe_load(text)
     assert len(options) <= 5
     Path("my_rewards.py").write_text(code)

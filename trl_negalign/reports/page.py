@@ -56,22 +56,11 @@ def write_report(runs: Sequence[Run], path: str | Path, *, characters: int = 400
     Returns:
         `list[Path]`: the page, then the pictures.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     path = Path(path)
     name_apart(runs)
     figures, missing = draw_figures(runs, figures_folder(path))
     script = files(__package__).joinpath("templates", "report.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    html = environment.get_template("report.html.j2").render(
+    html = page_template("report.html.j2").render(
         title=" and ".join(run.name for run in runs),
         runs=runs,
         figures=figures,
@@ -86,10 +75,30 @@ def write_report(runs: Sequence[Run], path: str | Path, *, characters: int = 400
         made=datetime.now(),
         version=__version__,
     )
+    write_page(path, html)
+    return [path, *(figure["path"] for figure in figures)]
+
+
+def page_template(name: str):
+    """A page's template: every text in it is escaped, and what a text could hide is made visible."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment.get_template(name)
+
+
+def write_page(path: Path, html: str) -> None:
     unfinished = path.with_name(f"{path.name}.tmp")  # a reader of the page never sees half of it
     unfinished.write_text(html, encoding="utf-8", errors="replace")
     os.replace(unfinished, path)
-    return [path, *(figure["path"] for figure in figures)]
 
 
 def draw_figures(runs: Sequence[Run], folder: Path) -> tuple[list[dict], list[str]]:

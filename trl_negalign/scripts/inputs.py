@@ -94,3 +94,13 @@ def load_tokenizer(args, model_args):
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"model_name_or_path {name!r} cannot be loaded: {why_not(name, error)}") from error
+
+
+def model_kwargs(args, model_args) -> dict:
+    """How the policy is loaded."""
+    return {
+        "revision": model_args.model_revision,
+        "trust_remote_code": args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+    } | (args.model_init_kwargs or {})

@@ -23,7 +23,8 @@ from ..trainer.group_config import UNUSED_GRPO_OPTIONS
 from ..trainer.rounds.data import check_chat_template, column_names
 from .arguments import CommandParser, parse
 from .folder import RecordFiles, prepare_folder, save_model
-from .inputs import check_options, load_data, load_tokenizer
+from .guide_check import check_guides
+from .inputs import check_options, load_data, load_tokenizer, model_kwargs
 from .launching import launch, launcher_arguments, launcher_options, needs_launcher
 from .work import WorkBegins, forget_secrets
 
@@ -46,6 +47,9 @@ class TrainingScriptArguments(ScriptArguments):
             `trl_negalign.folders`.
         watch (`bool`, *optional*, defaults to `True`):
             Warn of signs of trouble in what is logged, and keep the warnings in `output_dir/warnings.jsonl`.
+        check_guides (`int`, *optional*, defaults to `0`):
+            Sample so many queries under the guides first, 10 or more, and refuse to train where they do not separate:
+            see [`~trl_negalign.scripts.guide_check.check_guides`]. 0 checks nothing, nor does a resumed run.
     """
 
     reward_funcs: list[str] | None = field(
@@ -65,6 +69,10 @@ class TrainingScriptArguments(ScriptArguments):
     watch: bool = field(
         default=True,
         metadata={"help": "Warn of signs of trouble in what is logged, and keep the warnings in warnings.jsonl."},
+    )
+    check_guides: int = field(
+        default=0,
+        metadata={"help": "Try the guides on so many queries first, and refuse to train where they do not separate."},
     )
 
 
@@ -96,11 +104,17 @@ def run(options: list[str], launched: bool = False) -> int:
     (args, script_args, model_args, data_args), strings = parse(parser, options, launcher_options())
     arguments = launcher_arguments(strings)
     names = check_options(args, script_args, model_args, data_args)
-    if not launched and needs_launcher(arguments):
+    elsewhere = not launched and needs_launcher(arguments)
+    if elsewhere and not script_args.check_guides:
         return launch(f"{__package__}.training", arguments, [command, *options])
     dataset = load_data(script_args, data_args, evaluated=args.eval_strategy != "no")
     candidates = trainer_class.build_candidates(args, column_names(dataset["train"], "train_dataset"))
-    check_chat_template(dataset["train"], load_tokenizer(args, model_args), args, candidates)
+    tokenizer = load_tokenizer(args, model_args)
+    check_chat_template(dataset["train"], tokenizer, args, candidates)
+    if script_args.check_guides:
+        check_guides(script_args, args, model_args, tokenizer, dataset["train"], candidates, names, launched)
+    if elsewhere:  # checked here, so not in every process
+        return launch(f"{__package__}.training", arguments, [command, *options, "--check_guides", "0"])
     rewards = [load_reward(name) for name in names]
     prepare_folder(args, script_args.overwrite)
     train(trainer_class, args, rewards, dataset, model_args, script_args)
@@ -109,12 +123,7 @@ def run(options: list[str], launched: bool = False) -> int:
 
 def train(trainer_class: type, args, rewards: list, dataset: dict, model_args, script_args) -> None:
     """Build the trainer, train, save and push."""
-    args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "trust_remote_code": args.trust_remote_code,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-    } | (args.model_init_kwargs or {})
+    args.model_init_kwargs = model_kwargs(args, model_args)
     trainer = trainer_class(
         model=model_args.model_name_or_path,
         reward_funcs=rewards,

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 from transformers.integrations import flex_attention as transformers_flex_attention
-from trl.trainer import utils as trl_utils
+from trl.trainer.utils import add_fused_lm_head
 
 from tests.helpers import needs_activated_lora
 from tests.trainer import families
@@ -34,11 +34,6 @@ from trl_negalign.trainer.sharing.packing import (
     shared_prompt_logps,
     supports_shared_prompts,
 )
-
-
-add_fused_lm_head = getattr(trl_utils, "add_fused_lm_head", None)
-if add_fused_lm_head is None:
-    pytest.skip("this TRL has no fused head, and without one nothing is shared", allow_module_level=True)
 
 
 SIZES = families.SIZES | {"max_position_embeddings": 16}

@@ -12,18 +12,13 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from trl.trainer import utils as trl_utils
+from trl.trainer.utils import add_fused_lm_head
 
 from tests.helpers import build, dataset, needs_activated_lora
 from tests.trainer import families
 from tests.trainer.families import GROUPED_HEADS
 from trl_negalign.trainer.sharing import prefill
 from trl_negalign.trainer.sharing.prefill import prefill_once, supports_prefill_once
-
-
-add_fused_lm_head = getattr(trl_utils, "add_fused_lm_head", None)
-if add_fused_lm_head is None:
-    pytest.skip("this TRL has no fused head, and without one nothing is shared", allow_module_level=True)
 
 
 SIZES = families.SIZES | {"max_position_embeddings": 64}
