@@ -248,7 +248,7 @@ def test_an_interrupted_evaluation_can_be_overwritten(saved_model, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("trl_negalign.evaluation.evaluate.model_results", stop)
         evaluate(*command)
-    assert list(Path("out/kept").rglob("*.parquet")) and not Path("out/results.json").exists()
+    assert list(Path("out/cache").rglob("*.parquet")) and not Path("out/results.json").exists()
     Path("out/completions.parquet.0123abcd.unfinished").write_bytes(b"PAR1")
     assert evaluate(*command, "--overwrite") == 0
 
