@@ -85,7 +85,7 @@ lint: $(VENV)/.ready  ## ruff, and ty over the package
 	$(BIN)/ty check --python $(VENV)
 
 docs: $(VENV)/.ready  ## the pages, in build/docs; a warning is an error, and so is a page that loads anything from elsewhere
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs -b html . build/docs
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet -c docs -b html . build/docs
 	$(BIN)/python docs/check_pages.py build/docs
 
 dist: $(VENV)/.ready  ## wheel and sdist, checked

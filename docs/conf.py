@@ -24,7 +24,7 @@ include_patterns = [
     "recipes/*/README.md",
     "accelerate_configs/README.md",
     "benchmarks/README.md",
-    "comparison/README.md",
+    "comparison/*.md",
     "tests/matrix/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
