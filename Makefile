@@ -57,7 +57,7 @@ test-distributed: $(VENV)/.ready-deepspeed  ## two real processes on the CPU: gl
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
 
 MATRIX := newest vllm lowest trl-1.14 trl-1.10
-MATRIX_TESTS := tests/trainer tests/scripts tests/test_cli.py tests/test_drop_in.py
+MATRIX_TESTS := tests/trainer tests/methods tests/scripts tests/test_cli.py tests/test_drop_in.py
 
 test-matrix: $(MATRIX:%=test-matrix-%)  ## the trainers' and the commands' tests in five environments, see tests/matrix
 
