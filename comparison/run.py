@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> None:
     lock.close()
 
 
-def main(options: list[str] | None = None) -> None:
-    args = arguments(options)
+def carry_out(run, args: argparse.Namespace) -> None:
+    """Call `run` with `args` in the workers' environment; what is wrong with the input ends as one line."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -124,6 +124,10 @@ def main(options: list[str] | None = None) -> None:
         sys.exit(f"comparison: {error}")
     except KeyboardInterrupt:
         sys.exit("comparison: stopped. The same command goes on.")
+
+
+def main(options: list[str] | None = None) -> None:
+    carry_out(run, arguments(options))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from plan import HERE, PlanError, add_places
 from pool import work
-from run import hold, missing
+from run import carry_out, hold, missing
 
 
 FILE = HERE / "likra.yaml"
@@ -93,15 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(options: list[str] | None = None) -> None:
-    args = arguments(options)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        run(args)
-    except (PlanError, ValueError) as error:
-        sys.exit(f"comparison: {error}")
-    except KeyboardInterrupt:
-        sys.exit("comparison: stopped. The same command goes on.")
+    carry_out(run, arguments(options))
 
 
 if __name__ == "__main__":
