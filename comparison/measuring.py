@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import pandas as pd
+import torch
 from transformers import TrainerCallback
 
 from trl_negalign.borders import query_ids, response_ids
@@ -74,6 +75,11 @@ def reference_nlls(policy, tokenizer, queries: Queries, batch_size: int) -> pd.D
     return pd.DataFrame({"nll": [found[i] for i in range(len(pairs))], "tokens": [len(y) for _, y in pairs]})
 
 
+def clock() -> float:
+    """Seconds: of this process's own work on a CPU, whatever runs beside it; by the wall on a GPU."""
+    return time.perf_counter() if torch.accelerator.is_available() else time.process_time()
+
+
 class Measuring(TrainerCallback):
     """
     Measures a policy at some steps, and stops a training whose loss is not finite.
@@ -91,9 +97,9 @@ class Measuring(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.report(state.global_step)
         if state.global_step in self.steps:
-            began = time.perf_counter()
+            began = clock()
             self.measure_at(model, state.global_step)
-            self.seconds += time.perf_counter() - began
+            self.seconds += clock() - began
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for name in ("loss", "grad_norm"):

@@ -53,7 +53,7 @@ def perform(job: dict) -> dict:
     import torch
     from judges import load_judges
     from material import load_material
-    from measuring import Measuring, measure
+    from measuring import Measuring, clock, measure
     from start import start_model
     from training import build_trainer
     from transformers import set_seed
@@ -75,7 +75,7 @@ def perform(job: dict) -> dict:
     set_seed(run["seed"])
     measuring = Measuring(measure_at, steps, lambda step: progress(job, step))
     history, seconds, last = [], 0.0, 0
-    began = time.perf_counter()
+    began = clock()
     if run["method"] != START:
         with tempfile.TemporaryDirectory() as folder:
             trainer = build_trainer(
@@ -83,7 +83,7 @@ def perform(job: dict) -> dict:
             )
             trainer.train()
         model, history, last = trainer.model, trainer.state.log_history, trainer.state.global_step
-        seconds = time.perf_counter() - began - measuring.seconds
+        seconds = clock() - began - measuring.seconds
     else:
         from peft import LoraConfig, get_peft_model
 
