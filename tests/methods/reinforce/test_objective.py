@@ -43,10 +43,10 @@ def test_a_group_as_baseline():
 def test_the_gradient_is_that_of_being_right(positive_weight, ratio):
     """Over all answers of an enumerated policy, (1 + λ)·∇P(right): the baseline is all that λ decides."""
     logits = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    rewards = torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0]])
+    rewards = torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
     logps = logits.log_softmax(0)
     answers = logps.view(1, 5, 1)
-    weights = sign_weights(rewards, positive_weight=positive_weight).double()
+    weights = sign_weights(rewards, positive_weight=positive_weight)
     losses = weighted_reinforce_loss(answers, torch.ones(1, 5, 1), weights, answers.detach(), ratio=ratio)
     [gradient] = torch.autograd.grad((losses * logps.detach().exp()).sum(), logits, retain_graph=True)
     [expected] = torch.autograd.grad(logps.exp()[[0, 2]].sum(), logits)

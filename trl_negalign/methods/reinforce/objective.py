@@ -52,7 +52,7 @@ def sign_weights(
             [`unlikeliness_shares`].
     """
     right = rewards > success_threshold
-    values = rewards if baseline == "group" else torch.where(right, 1.0, -1.0)
+    values = rewards if baseline == "group" else 2 * right.to(rewards.dtype) - 1
     if shares is not None:
         values = torch.where(right, values * shares, values)
     if baseline == "group":

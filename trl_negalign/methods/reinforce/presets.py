@@ -13,8 +13,8 @@ class NSRConfig(WeightedReinforceConfig):
     what takes their place. For [`WeightedReinforceTrainer`].
 
     The paper's learning rate (1e-6), temperature (1.0), clip (0.2) and group (8) are the defaults of TRL and of this
-    package. It samples 1,024 queries a round and takes 256 a step (`steps_per_generation`), with a small entropy bonus,
-    which is left out here.
+    package. It samples 1,024 queries a round and takes 256 a step (`steps_per_generation`), with a small entropy
+    bonus, which is left out here.
 
     Parameters:
         positive_weight (`float`, *optional*, defaults to `0.0`):
