@@ -31,6 +31,8 @@ GUIDES = {
 }
 # letter_reward lies between −1 and 1
 SETTINGS = {WeightedReinforceConfig: {"success_threshold": 0.0}}
+# with these every method compares the rewards of a group, whatever their scale: ties teach nothing
+COMPARING = {"reinforce": {"baseline": "group"}}
 # trainer and configuration by command, without the settings of another method
 METHODS = {method.command: classes(method) for method in GROUP_METHODS if method.prefix == method.command}
 

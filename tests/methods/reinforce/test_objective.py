@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trl_negalign.methods.reinforce.objective import (
+    log_ratios,
     nft_loss,
     nft_weights,
     sign_weights,
@@ -101,7 +102,7 @@ def test_toprs_weights():
     # together: half as likely, e times as likely, half as likely (a right one), and a token behind the end
     change = torch.tensor([[[0.3, math.log(0.5) - 0.3], [2.0, -1.0], [0.0, math.log(0.5)], [math.log(0.25), 7.0]]])
     logps = (old + change).requires_grad_()
-    assert taper_of_answer(logps, mask, old).tolist()[0] == pytest.approx([0.5, 1.0, 0.5, 0.25])
+    assert taper_of_answer(log_ratios(logps, mask, old)).tolist()[0] == pytest.approx([0.5, 1.0, 0.5, 0.25])
     weights = torch.tensor([[-1.0, -1.0, 1.0, -1.0]])
     losses = weighted_reinforce_loss(logps, mask, weights, old, ratio="tapered")
     losses.sum().backward()

@@ -80,9 +80,15 @@ def unlikeliness_shares(
     return 1 - unlikeliness * (size - ranks) / size
 
 
-def taper_of_answer(token_logps: torch.Tensor, mask: torch.Tensor, old_token_logps: torch.Tensor) -> torch.Tensor:
-    """TOPR's weight sg[min(1, π(y)/μ(y))] of each whole answer, `[groups, G]`, from `[groups, G, T]`."""
-    return sequence_logps(token_logps - old_token_logps, mask, "sum").detach().clamp(max=0.0).exp()
+def log_ratios(token_logps: torch.Tensor, mask: torch.Tensor, old_token_logps: torch.Tensor | None) -> torch.Tensor:
+    """log ρ_t, `[groups, G, T]`, 0 behind the end; without `old_token_logps`, 0 in value with log π's gradient."""
+    old = token_logps.detach() if old_token_logps is None else old_token_logps
+    return (token_logps - old).masked_fill(mask == 0, 0.0)
+
+
+def taper_of_answer(log_ratio: torch.Tensor) -> torch.Tensor:
+    """TOPR's weight sg[min(1, π(y)/μ(y))] of each whole answer, `[groups, G]`, from log ρ_t, `[groups, G, T]`."""
+    return log_ratio.sum(-1).detach().clamp(max=0.0).exp()
 
 
 def weighted_reinforce_loss(
@@ -108,17 +114,18 @@ def weighted_reinforce_loss(
         token_logps (`torch.Tensor`): `[groups, G, T]`, nats.
         mask (`torch.Tensor`): `[groups, G, T]`, 1 for tokens.
         weights (`torch.Tensor`): c, `[groups, G]`, see [`sign_weights`].
-        old_token_logps (`torch.Tensor`): `[groups, G, T]`, at the round's start; not read by `"none"`.
+        old_token_logps (`torch.Tensor`, *optional*): `[groups, G, T]`, at the round's start, if the policy has left
+            it. `"none"` reads none.
         ratio (`str`): as above.
         epsilon (`float`): ε of `"clipped"`.
         reduction (`str`): `"mean"` (1/|y|) or `"sum"`.
     """
     c = weights.unsqueeze(-1)
     if ratio == "clipped":
-        rho = (token_logps - old_token_logps).masked_fill(mask == 0, 0.0).exp()
+        rho = log_ratios(token_logps, mask, old_token_logps).exp()
         gain = torch.minimum(c * rho, c * rho.clamp(1 - epsilon, 1 + epsilon))
     elif ratio == "tapered":
-        taper = taper_of_answer(token_logps, mask, old_token_logps).unsqueeze(-1)
+        taper = taper_of_answer(log_ratios(token_logps, mask, old_token_logps)).unsqueeze(-1)
         gain = torch.where(c < 0, taper, 1.0) * c * token_logps
     elif ratio == "none":
         gain = c * token_logps
@@ -148,7 +155,7 @@ def nft_loss(
     token_logps: torch.Tensor,
     mask: torch.Tensor,
     rewards: torch.Tensor,
-    old_token_logps: torch.Tensor,
+    old_token_logps: torch.Tensor | None = None,
     *,
     success_threshold: float = 0.5,
     positive_weight: float = 1.0,
@@ -165,15 +172,17 @@ def nft_loss(
     below 10.
 
     Args:
-        token_logps, mask, old_token_logps (`torch.Tensor`): `[groups, G, T]`.
+        token_logps, mask (`torch.Tensor`): `[groups, G, T]`.
         rewards (`torch.Tensor`): `[groups, G]`, NaN for an answer without a score.
+        old_token_logps (`torch.Tensor`, *optional*): `[groups, G, T]`, at the round's start, if the policy has left
+            it.
         success_threshold (`float`): an answer is right where its reward is above it.
         positive_weight, negative_weight (`float`): factors by sign, 1 in the paper. `negative_weight=0` is RFT.
         epsilon (`float`): ε, 1 in the paper.
     """
     right = (rewards > success_threshold).unsqueeze(-1)
     rate = success_rate(rewards, success_threshold).nan_to_num().clamp(*RATE_LIMITS)
-    log_ratio = (token_logps - old_token_logps).clamp(max=LARGEST_LOG_RATIO).masked_fill(mask == 0, 0.0)
+    log_ratio = log_ratios(token_logps, mask, old_token_logps).clamp(max=LARGEST_LOG_RATIO)
     share = (1 - rate[..., None] * log_ratio.exp()) / (1 - rate[..., None])
     share = share + (share.clamp(min=epsilon) - share).detach()
     gain = torch.where(right, positive_weight * log_ratio, negative_weight * share.log())

@@ -8,6 +8,7 @@ from ...trainer.group_trainer import GroupTrainer
 from ...trainer.plan import Plan, token_counts
 from .config import WeightedReinforceConfig
 from .objective import (
+    log_ratios,
     nft_loss,
     nft_weights,
     sign_weights,
@@ -132,9 +133,8 @@ class WeightedReinforceTrainer(GroupTrainer):
             "reinforce/logp_wrong": means.masked_fill(right | unknown, torch.nan),
         }
         if self.args.ratio != "none":
-            if self.args.ratio == "tapered":
-                ratios = taper_of_answer(token_logps, mask, old)
-            else:
-                ratios = sequence_logps((token_logps - old).exp(), mask, "mean")
+            log_ratio = log_ratios(token_logps, mask, old)
+            tapered = self.args.ratio == "tapered"
+            ratios = taper_of_answer(log_ratio) if tapered else sequence_logps(log_ratio.exp(), mask, "mean")
             metrics["reinforce/ratio_negative"] = ratios.masked_fill(weights >= 0, torch.nan)
         return metrics
