@@ -10,7 +10,7 @@ from datasets import Dataset
 from packaging.version import Version
 from peft import LoraConfig
 
-from trl_negalign import NEATConfig, PLEConfig
+from trl_negalign import NEATConfig, PLEConfig, WeightedReinforceConfig
 from trl_negalign.methods.table import GROUP_METHODS, classes
 
 
@@ -27,7 +27,12 @@ QUESTIONS = [f"question number {i}" for i in range(32)]
 GUIDES = {
     NEATConfig: {"positive_prompt": "Answer kindly.", "negative_prompt": "Answer rudely."},
     PLEConfig: {"principle_prompt": "Follow the principle."},
+    WeightedReinforceConfig: {},
 }
+# letter_reward lies between −1 and 1
+SETTINGS = {WeightedReinforceConfig: {"success_threshold": 0.0}}
+# with these every method compares the rewards of a group, whatever their scale: ties teach nothing
+COMPARING = {"reinforce": {"baseline": "group"}}
 # trainer and configuration by command, without the settings of another method
 METHODS = {method.command: classes(method) for method in GROUP_METHODS if method.prefix == method.command}
 
@@ -108,7 +113,7 @@ def build(method: str, model, tokenizer, tmp_path, train_dataset=None, reward_fu
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    options |= GUIDES.get(config_class, {}) | kwargs
+    options |= GUIDES.get(config_class, {}) | SETTINGS.get(config_class, {}) | kwargs
     if options.get("share_prompts") and not SHARES:
         pytest.skip("this TRL has no fused head, and without one nothing is shared")
     return trainer_class(

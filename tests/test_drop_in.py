@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trl.scripts.grpo
 
-from tests.helpers import GUIDES, METHODS, dataset
+from tests.helpers import COMPARING, GUIDES, METHODS, dataset
 
 
 def swapped(method: str) -> str:
@@ -33,13 +33,14 @@ def test_trls_script_trains_with_two_names_changed(method, saved_model, tmp_path
     )
     (tmp_path / "data").mkdir()
     dataset("conversation", responses=True).to_parquet(tmp_path / "data" / "train.parquet")
-    guides = [part for name, text in GUIDES[METHODS[method][1]].items() for part in (f"--{name}", text)]
+    options = GUIDES[METHODS[method][1]] | COMPARING.get(method, {})
+    options = [part for name, text in options.items() for part in (f"--{name}", text)]
     run = subprocess.run(
         [
             *(sys.executable, "script.py", "--model_name_or_path", saved_model, "--dataset_name", "data"),
             *("--reward_funcs", "my_rewards.length", "--output_dir", "out", "--use_cpu", "--bf16", "False"),
             *("--max_steps", "2", "--max_completion_length", "6", "--logging_steps", "1", "--report_to", "none"),
-            *("--num_generations", "4", "--use_peft", "--lora_target_modules", "all-linear", *guides),
+            *("--num_generations", "4", "--use_peft", "--lora_target_modules", "all-linear", *options),
         ],
         cwd=tmp_path,
         env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},

@@ -16,10 +16,15 @@ NAMES = {
     "LikraTrainer",
     "NEATConfig",
     "NEATTrainer",
+    "NFTConfig",
+    "NSRConfig",
     "PLEConfig",
     "PLETrainer",
     "RAFTConfig",
     "RRHFConfig",
+    "TOPRConfig",
+    "WeightedReinforceConfig",
+    "WeightedReinforceTrainer",
 }
 
 

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -105,6 +107,20 @@ def a_reward_of_heads(options: dict) -> None:
     run("hh", "neat", options)
     logged = json.loads(Path(policy, "trainer_state.json").read_text())["log_history"][0]
     assert logged["rewards/likra_reward/mean"] == pytest.approx(logged["reward"])
+
+
+@pytest.mark.parametrize("method", ["reinforce", "nsr", "topr", "nft"])
+def test_sums(method, saved_model, tmp_path, monkeypatch):
+    """Its data from its script and its reward by import path, by every method that it serves."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(ROOT.parent))
+    subprocess.run([sys.executable, str(ROOT / "sums" / "sums.py"), "runs/sums/data", "32"], check=True)
+    options = SMALL | {"model_name_or_path": saved_model, "per_device_train_batch_size": 8, "max_steps": 2}
+    options |= {"output_dir": "out", "max_completion_length": 4}
+    assert main([method, "--config", str(ROOT / "sums" / "reinforce.yaml"), *flags(options)]) == 0
+    log = json.loads(Path("out", "trainer_state.json").read_text())["log_history"][0]
+    assert 0 <= log["reinforce/accuracy"] <= 1
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))

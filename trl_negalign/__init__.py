@@ -13,10 +13,15 @@ _EXPORTS = {
     "LikraTrainer": "likra.trainer",
     "NEATConfig": "methods.neat.config",
     "NEATTrainer": "methods.neat.trainer",
+    "NFTConfig": "methods.reinforce.presets",
+    "NSRConfig": "methods.reinforce.presets",
     "PLEConfig": "methods.ple.config",
     "PLETrainer": "methods.ple.trainer",
     "RAFTConfig": "methods.neat.presets",
     "RRHFConfig": "methods.neat.presets",
+    "TOPRConfig": "methods.reinforce.presets",
+    "WeightedReinforceConfig": "methods.reinforce.config",
+    "WeightedReinforceTrainer": "methods.reinforce.trainer",
 }
 __all__ = [
     "LikraConfig",
@@ -25,10 +30,15 @@ __all__ = [
     "LikraTrainer",
     "NEATConfig",
     "NEATTrainer",
+    "NFTConfig",
+    "NSRConfig",
     "PLEConfig",
     "PLETrainer",
     "RAFTConfig",
     "RRHFConfig",
+    "TOPRConfig",
+    "WeightedReinforceConfig",
+    "WeightedReinforceTrainer",
 ]
 
 if TYPE_CHECKING:
@@ -41,6 +51,9 @@ if TYPE_CHECKING:
     from .methods.neat.trainer import NEATTrainer
     from .methods.ple.config import PLEConfig
     from .methods.ple.trainer import PLETrainer
+    from .methods.reinforce.config import WeightedReinforceConfig
+    from .methods.reinforce.presets import NFTConfig, NSRConfig, TOPRConfig
+    from .methods.reinforce.trainer import WeightedReinforceTrainer
 
 
 def __getattr__(name: str):

@@ -49,6 +49,23 @@ OPTIONS = {
         for weights in ({}, {"ranking_weight": 0.0}, {"wsft_weight": 0.0})
     ]
     + [{"mean_over": "signal"}, {"tapered": True}],
+    "REINFORCE": [
+        {"ratio": ratio} | weights
+        for ratio in ("clipped", "tapered", "nft", "none")
+        for weights in ({}, {"positive_weight": 0.0}, {"negative_weight": 0.0}, {"normalize": "kept"})
+    ]
+    + [
+        {"baseline": "group"} | options
+        for options in ({}, {"positive_weight": 0.0}, {"unlikeliness": 0.25}, {"ratio": "none"})
+    ]
+    + [
+        {"unlikeliness": 0.25} | options
+        for options in ({}, {"positive_weight": 0.0}, {"ratio": "none"}, {"normalize": "kept"})
+    ]
+    + [{"mean_over": "signal"}, {"success_threshold": 1.5}],
+    "NSR": [{}, {"normalize": "all"}],
+    "TOPR": [{}, {"negative_weight": 0.0}],
+    "NFT": [{}, {"negative_weight": 0.0}, {"normalize": "kept"}],
 }
 CASES = [(method, options) for method in GROUP_METHODS for options in OPTIONS[method.name]]
 

@@ -78,7 +78,27 @@ def ple_reference(log_probs, rewards, options):
     return total / half
 
 
-REFERENCE = {"neat": neat_reference, "ple": ple_reference}
+def reinforce_reference(log_probs, rewards, options):
+    """λ for right answers and −1 for wrong ones, or r − mean, or r − r̂ over Dr. GRPO's divisor; the ratio is 1."""
+    scored = [r for r in rewards if not math.isnan(r)]
+    rate = sum(r > 0 for r in scored) / len(scored)
+    total = sum(lp.sum() for lp in log_probs) * 0
+    for lp, r in zip(log_probs, rewards, strict=True):
+        if math.isnan(r):
+            continue
+        gain = (lp - lp.detach()).exp()
+        if options.get("ratio") == "nft":
+            total = total - (((r > 0) - rate) * lp.sum() - (((r > 0) - rate) * lp.sum()).detach()) / 6
+        elif options.get("baseline") == "group":
+            lead = r - sum(scored) / len(scored)
+            weight = options["positive_weight" if lead > 0 else "negative_weight"]
+            total = total - weight * lead * gain.mean()
+        else:
+            total = total - (0.1 if r > 0 else -1.0) * gain.mean()
+    return total / len(rewards)
+
+
+REFERENCE = {"neat": neat_reference, "ple": ple_reference, "reinforce": reinforce_reference}
 CASES = [
     *[
         ("neat", {"penalty_weight": 0.5, "penalty_floor": None} | options)
@@ -94,6 +114,9 @@ CASES = [
     ("ple", {"threshold_init": 0.2}),
     ("ple", {"threshold_init": 0.2, "weight_range": "unit"}),
     ("ple", {"threshold_init": 0.2, "wsft_reduction": "mean"}),
+    ("reinforce", {}),
+    ("reinforce", {"baseline": "group", "positive_weight": 2.0, "negative_weight": 20.0}),
+    ("reinforce", {"ratio": "nft", "positive_weight": 1.0}),
 ]
 
 

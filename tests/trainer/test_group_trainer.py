@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 
-from tests.helpers import GUIDES, LOSS_ERROR, METHODS, build, dataset, letter_reward, seen_batches, text_of
+from tests.helpers import COMPARING, GUIDES, LOSS_ERROR, METHODS, build, dataset, letter_reward, seen_batches, text_of
 from trl_negalign import NEATConfig, NEATTrainer, PLETrainer
 from trl_negalign.methods.table import find
 from trl_negalign.trainer.rounds.checkpoints import STATE_NAME
@@ -213,6 +213,8 @@ def test_logged_metrics(method, model, tokenizer, tmp_path):
         + ["neat/logp_best", "neat/logp_worst", "reward/positive", "reward/negative"],
         "ple": [f"ple/{name}" for name in ("threshold", "gap", "ranked_fraction", "loss_ranking", "loss_wsft")]
         + ["reward/plain", "reward/principle"],
+        "reinforce": [f"reinforce/{name}" for name in ("accuracy", "frac_negative", "effective_positive_share")]
+        + [f"reinforce/{name}" for name in ("logp_right", "logp_wrong", "ratio_negative")],
     }[method]
     log = trainer.state.log_history[0]
     for name in [*expected, "kl", "frac_groups_no_signal", "reward", "completions/mean_length", "num_tokens"]:
@@ -220,6 +222,9 @@ def test_logged_metrics(method, model, tokenizer, tmp_path):
     if method == "neat":
         parts = log["neat/loss_sft"] + log["neat/loss_ranking"]
         total = parts + trainer.args.penalty_weight * log["neat/loss_penalty"] + 0.1 * log["kl"]
+    elif method == "reinforce":  # the ratio is 1, and each answer's loss minus its weight
+        total = 1 - 1.1 * log["reinforce/accuracy"] + 0.1 * log["kl"]
+        assert 0 < log["reinforce/accuracy"] < 1 and log["reinforce/ratio_negative"] == 1.0
     else:
         total = log["ple/loss_ranking"] + log["ple/loss_wsft"] + 0.1 * log["kl"]
         assert log["ple/gap"] == pytest.approx(log["reward/principle"] - log["reward/plain"], abs=1e-5)
@@ -256,6 +261,7 @@ def test_reward_models_callables_weights_and_none(method, model, tokenizer, rewa
         reward_weights=[1.0, 2.0, 0.1, 0.0],
         log_completions=True,
         max_steps=1,
+        **COMPARING.get(method, {}),
     )
     trainer.train()
     table = pd.read_parquet(tmp_path / "out" / "completions" / "completions_00001.parquet")
@@ -293,7 +299,11 @@ def test_rewards_see_the_plain_query(method, model, tokenizer, tmp_path):
 @pytest.mark.parametrize("value", [None, 0.5])
 def test_groups_without_signal_teach_nothing(method, value, model, tokenizer, tmp_path):
     before = weights(model)
-    trainer = build(method, model, tokenizer, tmp_path, None, lambda completions, **kwargs: [value] * len(completions))
+
+    def rewards(completions, **kwargs):
+        return [value] * len(completions)
+
+    trainer = build(method, model, tokenizer, tmp_path, None, rewards, **COMPARING.get(method, {}))
     trainer.train()
     assert history(trainer, "loss") == [0.0, 0.0]
     assert history(trainer, "frac_groups_no_signal") == [1.0, 1.0]
@@ -306,7 +316,7 @@ def test_some_groups_without_signal_are_counted(method, model, tokenizer, tmp_pa
     def reward(completions, **kwargs):
         return [1.0] * 4 + letter_reward(completions[4:])
 
-    trainer = build(method, model, tokenizer, tmp_path, None, reward)
+    trainer = build(method, model, tokenizer, tmp_path, None, reward, **COMPARING.get(method, {}))
     trainer.train()
     assert history(trainer, "frac_groups_no_signal") == [0.5, 0.5]
     assert all(loss != 0.0 for loss in history(trainer, "loss"))
@@ -614,6 +624,7 @@ def test_mixtures_of_experts_keep_their_balancing_loss(method, tokenizer, tmp_pa
         tmp_path,
         None,
         lambda completions, **kwargs: [0.0] * len(completions),
+        **COMPARING.get(method, {}),
     )
     trainer.train()
     log = trainer.state.log_history[0]

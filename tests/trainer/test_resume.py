@@ -72,6 +72,8 @@ def same(one, two):
         ("neat", {"num_plain": 1, "tapered": True, "mean_over": "signal", "skip_shared_prefix": True}),
         ("ple", {"replay": 1, "tapered": True}),
         ("ple", {"replay": "all", "lora": True}),
+        ("reinforce", {"negative_only_rounds": 1, "unlikeliness": 0.25}),
+        ("reinforce", {"ratio": "tapered", "normalize": "kept", "lora": True}),
     ],
 )
 def test_resumed_is_uninterrupted(method, options, layout, make_model, tokenizer, tmp_path):

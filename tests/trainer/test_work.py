@@ -12,7 +12,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.trainer import utils
 
 from tests.conftest import save
-from tests.helpers import LOSS_ERROR, METHODS, SHARES, build, dataset, is_scoring, letter_reward, needs_fused_head
+from tests.helpers import (
+    COMPARING,
+    LOSS_ERROR,
+    METHODS,
+    SHARES,
+    build,
+    dataset,
+    is_scoring,
+    letter_reward,
+    needs_fused_head,
+)
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
 
@@ -72,17 +82,17 @@ def assert_rows(ids, rows, tokenizer, share):
 
 @ALL
 @pytest.mark.parametrize(
-    "options",
+    ("options", "with_old"),
     [
-        {"num_iterations": 2, "max_steps": 4},
-        {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "max_steps": 2},
+        ({"num_iterations": 2, "max_steps": 4}, [False, True, True] * 2),
+        ({"gradient_accumulation_steps": 2, "steps_per_generation": 4, "max_steps": 2}, [False] * 4 + [True] * 4),
     ],
 )
-def test_one_pass_a_micro_batch(method, options, model, tokenizer, tmp_path):
-    """Also where the samples are of an older policy, for which TRL makes a pass more."""
+def test_one_pass_a_micro_batch(method, options, with_old, model, tokenizer, tmp_path):
+    """Also where the samples are of an older policy, for which TRL makes a pass more, unless the method reads it."""
     passes = scored(model, [])
     build(method, model, tokenizer, tmp_path, per_device_train_batch_size=4, **options).train()
-    assert [gradient for *_, gradient in passes] == [True] * 4
+    assert [gradient for *_, gradient in passes] == (with_old if method == "reinforce" else [True] * 4)
 
 
 @ALL
@@ -321,6 +331,10 @@ CASES = [
     ("ple", {"ranking_weight": 0.0}, "spread"),
     ("ple", {"wsft_weight": 0.0, "threshold_init": 0.0}, "spread"),
     ("ple", {"weight_range": "unit", "replay": 1}, "one group tied"),
+    ("reinforce", {"positive_weight": 0.0}, "spread"),
+    ("reinforce", {"positive_weight": 0.0, "ratio": "tapered"}, "missing"),
+    ("reinforce", {"baseline": "group"}, "one group tied"),
+    ("reinforce", {"ratio": "nft"}, "all tied"),
 ]
 
 
@@ -387,7 +401,8 @@ def test_a_tied_micro_batch_is_one_row(method, share, model, tokenizer, tmp_path
     passes, gradients = scored(model, []), {}
     for name, parameter in model.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda p, name=name: gradients.update({name: p.grad.clone()}))
-    build(method, model, tokenizer, tmp_path, None, REWARDS["all tied"], share_prompts=share, max_steps=1).train()
+    options = {"share_prompts": share, "max_steps": 1} | COMPARING.get(method, {})
+    build(method, model, tokenizer, tmp_path, None, REWARDS["all tied"], **options).train()
     [(ids, _, _)] = passes
     assert len(ids) == 1
     assert gradients.keys() == dict(model.named_parameters()).keys()

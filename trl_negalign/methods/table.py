@@ -4,6 +4,7 @@ package by its line here and its names in `trl_negalign/__init__.py`. Importing 
 """
 
 import textwrap
+from dataclasses import replace
 from importlib import import_module
 
 from ..trainer.method import Method
@@ -76,6 +77,60 @@ RRHF = Method(
         }"""),
 )
 
+REINFORCE = Method(
+    name="REINFORCE",
+    trainer="WeightedReinforceTrainer",
+    config="WeightedReinforceConfig",
+    prefix="reinforce",
+    says="train with REINFORCE whose right and wrong answers have weights of their own",
+    title="The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning",
+    arxiv="2506.01347",
+    citation=textwrap.dedent("""\
+        @article{zhu2025surprising,
+            title   = {{The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning}},
+            author  = {Xinyu Zhu and Mengzhou Xia and Zhepei Wei and Wei-Lin Chen and Danqi Chen and Yu Meng},
+            year    = 2025,
+            journal = {arXiv preprint arXiv:2506.01347},
+        }"""),
+)
+
+NSR = replace(
+    REINFORCE,
+    name="NSR",
+    config="NSRConfig",
+    says="train with NSR, on wrong answers alone, as a setting of weighted REINFORCE",
+)
+
+TOPR = replace(
+    REINFORCE,
+    name="TOPR",
+    config="TOPRConfig",
+    says="train with TOPR, stale wrong answers tapered, as a setting of weighted REINFORCE",
+    title="Tapered Off-Policy REINFORCE: Stable and efficient reinforcement learning for LLMs",
+    arxiv="2503.14286",
+    citation=textwrap.dedent("""\
+        @article{leroux2025tapered,
+            title   = {{Tapered Off-Policy REINFORCE: Stable and efficient reinforcement learning for LLMs}},
+            year    = 2025,
+            journal = {arXiv preprint arXiv:2503.14286},
+        }"""),
+)
+
+NFT = replace(
+    REINFORCE,
+    name="NFT",
+    config="NFTConfig",
+    says="train with NFT, likelihood of right and of wrong answers, as a setting of weighted REINFORCE",
+    title="Bridging Supervised Learning and Reinforcement Learning in Math Reasoning",
+    arxiv="2505.18116",
+    citation=textwrap.dedent("""\
+        @article{chen2025bridging,
+            title   = {{Bridging Supervised Learning and Reinforcement Learning in Math Reasoning}},
+            year    = 2025,
+            journal = {arXiv preprint arXiv:2505.18116},
+        }"""),
+)
+
 LIKRA = Method(
     name="Likra",
     trainer="LikraTrainer",
@@ -94,7 +149,7 @@ LIKRA = Method(
 )
 
 # the methods that learn from groups of candidates, with one script for all (`scripts/training.py`); the heads
-GROUP_METHODS = (NEAT, PLE, RAFT, RRHF)
+GROUP_METHODS = (NEAT, PLE, RAFT, RRHF, REINFORCE, NSR, TOPR, NFT)
 METHODS = (*GROUP_METHODS, LIKRA)
 
 # what the metrics of some group method begin with

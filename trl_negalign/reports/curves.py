@@ -9,6 +9,8 @@ from ..methods.table import metric_name
 LABELS = {
     "logp_best": "best of the group",
     "logp_worst": "worst of the group",
+    "logp_right": "right answers",
+    "logp_wrong": "wrong answers",
     "loss_sft": "imitation",
     "loss_ranking": "ranking",
     "loss_penalty": "penalty",
@@ -23,11 +25,14 @@ COLORS = {
     "reward/negative": "tab:red",
     "logp_best": "tab:green",
     "logp_worst": "tab:red",
+    "logp_right": "tab:green",
+    "logp_wrong": "tab:red",
     "threshold": "tab:orange",
 }
 # what a method is drawn to learn by: the first of these that it logs
 MARGINS = (
     ("reward gap against the threshold", "reward", ("gap", "threshold")),
+    ("log-probability of right and wrong answers", "nats per token", ("logp_right", "logp_wrong")),
     ("log-probability of best and worst", "nats per token", ("logp_best", "logp_worst")),
 )
 

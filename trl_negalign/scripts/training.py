@@ -99,7 +99,7 @@ def run(options: list[str], launched: bool = False) -> int:
         prog=f"negalign {command}",
         description=f"Train with {trainer_class.__name__}. Every field can stand in the YAML file or as a flag, and "
         "so can those of `accelerate launch`, with --accelerate_config NAME for a packaged launch file.",
-        hidden=UNUSED_GRPO_OPTIONS,
+        hidden=[name for name in UNUSED_GRPO_OPTIONS if name not in config_class.read_grpo_options],
     )
     (args, script_args, model_args, data_args), strings = parse(parser, options, launcher_options())
     arguments = launcher_arguments(strings)

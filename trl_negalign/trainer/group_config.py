@@ -97,6 +97,7 @@ class GroupConfig(GRPOConfig):
     """
 
     method: ClassVar[Method]
+    read_grpo_options: ClassVar[tuple[str, ...]] = ()  # of UNUSED_GRPO_OPTIONS, those that the method reads itself
 
     guide_placement: str = field(
         default="user",
@@ -182,7 +183,8 @@ class GroupConfig(GRPOConfig):
         self.share_prompts = _auto_or_bool("share_prompts", self.share_prompts)
         defaults = {option.name: option.default for option in fields(self)}
         for name in UNUSED_GRPO_OPTIONS:
-            if name in defaults and getattr(self, name) != defaults[name]:
+            read = name in self.read_grpo_options
+            if not read and name in defaults and getattr(self, name) != defaults[name]:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} steers GRPO's loss and means nothing in {type(self).__name__}. "
                     f"Leave it out (its default is {defaults[name]!r})."
