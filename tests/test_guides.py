@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from trl_negalign.guides import GUIDE_KINDS, apply_guide, available_guides, resolve_guide
+from trl_negalign.guides import GUIDE_KINDS, apply_guide, available_guides, guide_columns, resolve_guide
 
 
 def test_packaged_guides_have_all_kinds():
@@ -74,3 +74,17 @@ def test_the_query_itself_is_left_alone():
 def test_a_conversation_without_a_user():
     with pytest.raises(ValueError, match="needs a user message.*guide_placement='system'"):
         apply_guide([{"role": "system", "content": "x"}], "Be kind.", "user")
+
+
+def test_columns_are_filled_in_and_doubled_braces_are_text():
+    guide = resolve_guide("Say {answer} as {{x}}, {the score}, {answer}.", "positive_prompt", "positive")
+    row = {"answer": [{"role": "assistant", "content": "{7}"}], "the score": 0.5}
+    assert guide_columns(guide) == ["answer", "the score"]
+    assert apply_guide("Why?", guide, row=row) == "Say {7} as {x}, 0.5, {7}.\n\nWhy?"
+    assert apply_guide(TALK, guide, "system", row)[0]["content"] == "Say {7} as {x}, 0.5, {7}."
+
+
+@pytest.mark.parametrize("guide", ["a {", "a }", "a {}", "a { }", "a {b!r}", "a {b:.2f}"])
+def test_braces_that_are_no_column(guide):
+    with pytest.raises(ValueError, match="positive_prompt='a .*: braces are of columns.*Write {{ and }}"):
+        resolve_guide(guide, "positive_prompt", "positive")

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from .guides import Prompt
+
+Prompt = str | list[dict]
 
 
 # a tag at the end of a prompt behind which a model writes its reasoning: <think>, [THINK], <seed:think>

@@ -192,3 +192,13 @@ def test_options_of_the_chat_template_reach_samples_and_distances(model, tokeniz
         table = add_distances(table, model, changed, asked, conditions, tmp_path, model_id="m")
         found.append((table["token_ids"].tolist(), table["distance"].tolist()))
     assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
+
+
+def test_a_guide_reads_the_queries_columns():
+    asked = replace(queries(3), columns={"answer": ["a", "b", "c"]})
+    conditions = make_conditions([Guide("positive", "Say {answer}.")], ["user"], asked.conversational)
+    found = conditions[1].ask(asked).prompts
+    expected = [apply_guide(one, f"Say {text}.", "user") for one, text in zip(asked.prompts, "abc", strict=True)]
+    assert found == expected and conditions[0].ask(asked).prompts == asked.prompts
+    with pytest.raises(ValueError, match="reads the column 'answer', which .* does not have"):
+        conditions[1].ask(replace(asked, columns={}))

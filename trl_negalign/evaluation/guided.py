@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..fingerprints import digest, tokenizer_fingerprint
 from ..groups import PLAIN
-from ..guides import GUIDE_KINDS, GUIDE_PLACEMENTS, apply_guide, resolve_guide
+from ..guides import GUIDE_KINDS, GUIDE_PLACEMENTS, apply_guide, check_guide_columns, resolve_guide
 from ..trainer.rounds.scores import combine
 from .cache import by_length, cached_table
 from .generation import Sampling, generate_cached
@@ -57,8 +57,11 @@ class Condition:
     text: str | None = None
 
     def ask(self, queries: Queries) -> Queries:
-        """Plain queries as they are asked under this condition."""
-        return replace(queries, prompts=[apply_guide(one, self.text, self.placement) for one in queries.prompts])
+        """Plain queries as they are asked under this condition; a guide's columns are those of the queries."""
+        columns = {"prompt": queries.prompts, **queries.columns}
+        check_guide_columns(self.text, columns, queries.source["data"])
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        return replace(queries, prompts=[apply_guide(row["prompt"], self.text, self.placement, row) for row in rows])
 
 
 def parse_guides(texts: Sequence[str]) -> list[Guide]:

@@ -12,6 +12,7 @@ from trl import get_quantization_config
 
 from ..extras import need
 from ..groups import Candidate
+from ..guides import check_guide_columns
 from .inputs import model_kwargs
 
 
@@ -48,6 +49,8 @@ def check_guides(
     check_count(count, candidates, launched)
     queries = read_queries(dataset, count, args.seed, args.chat_template_kwargs)
     conditions = conditions_of(candidates, args.guide_placement, queries.conversational)
+    for condition in conditions:
+        check_guide_columns(condition.text, ["prompt", *queries.columns], queries.source["data"])
     sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k or 0, args.seed)
     with TemporaryDirectory() as folder:
         scorers = {name: Scorer(name, Path(folder)) for name in names}

@@ -170,7 +170,8 @@ class GroupTrainer(GroupMethod, GRPOTrainer):
         guided, from_dataset = {}, {}
         for row, candidate in enumerate(candidates):
             if candidate.column is None:
-                guided[row] = apply_guide(prompts[row], candidate.guide, self.args.guide_placement)
+                columns = self._round_inputs[row]
+                guided[row] = apply_guide(prompts[row], candidate.guide, self.args.guide_placement, columns)
             else:
                 from_dataset[row] = ended_response_ids(
                     self.processing_class,

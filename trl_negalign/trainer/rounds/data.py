@@ -10,7 +10,7 @@ from trl import is_conversational
 
 from ...borders import REASONING, check_reasoning, query_text, text_of
 from ...groups import Candidate
-from ...guides import Prompt
+from ...guides import Prompt, check_guide_columns, guide_columns
 from ..group_config import GroupConfig
 from ..seams import GENERATED
 
@@ -40,7 +40,13 @@ def check_candidates(candidates: Sequence[Candidate], args: GroupConfig, trainer
         )
 
 
-def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guided_in_user_turn: bool = False) -> None:
+def check_dataset(
+    dataset,
+    name: str,
+    response_columns: Sequence[str] = (),
+    guided_in_user_turn: bool = False,
+    guides: Sequence[str] = (),
+) -> None:
     """
     Check a dataset before anything expensive happens.
 
@@ -50,6 +56,7 @@ def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guid
         name (`str`): `"train_dataset"` or `"eval_dataset"`, for the messages.
         response_columns (`Sequence[str]`): columns that hold a response to each query.
         guided_in_user_turn (`bool`): whether each conversation needs a user message to take a guide.
+        guides (`Sequence[str]`): guides, which may read columns.
 
     Raises:
         ValueError: on an empty dataset, a missing column, or a row that cannot be used.
@@ -67,16 +74,26 @@ def check_dataset(dataset, name: str, response_columns: Sequence[str] = (), guid
             raise ValueError(
                 f"dataset_responses names the column {column!r}, which {name} does not have. It has {columns}."
             )
+    for guide in guides:
+        check_guide_columns(guide, columns, name)
     if "image" in columns or "images" in columns:
         raise ValueError(f"{name} has images, which are not supported. Remove the column, or train with GRPOTrainer.")
-    used = ["prompt", *response_columns]
+    read = list(dict.fromkeys(column for guide in guides for column in guide_columns(guide)))
+    used = ["prompt", *response_columns, *read]
     stored = isinstance(dataset, Dataset) and set(used) <= set(dataset.column_names)
     first = next(iter(dataset))
     values = zip(*(dataset[column] if stored else [first[column]] for column in used), strict=True)
-    for row, (prompt, *responses) in enumerate(values):
+    for row, (prompt, *others) in enumerate(values):
         _check_prompt(prompt, f"{name}[{row}]['prompt']", guided_in_user_turn)
+        responses, filled = others[: len(response_columns)], others[len(response_columns) :]
         for column, response in zip(response_columns, responses, strict=True):
             _check_response(response, f"{name}[{row}][{column!r}]", isinstance(prompt, str))
+        for column, value in zip(read, filled, strict=True):
+            if value is None or value == "" or value == []:
+                raise ValueError(
+                    f"{name}[{row}][{column!r}] is empty, {value!r}, and a guide reads it. Drop such rows, e.g. with "
+                    "dataset.filter, or change the guide."
+                )
 
 
 def check_datasets(train_dataset, eval_dataset, args: GroupConfig, candidates: Sequence[Candidate]) -> None:
@@ -85,6 +102,12 @@ def check_datasets(train_dataset, eval_dataset, args: GroupConfig, candidates: S
     A training set whose length is known also needs as many rows as one generation batch has queries.
     """
     response_columns = [candidate.column for candidate in candidates if candidate.column is not None]
+    guides = list(dict.fromkeys(candidate.guide for candidate in candidates if candidate.guide is not None))
+    if args.remove_unused_columns and (read := [column for guide in guides for column in guide_columns(guide)]):
+        raise ValueError(
+            f"remove_unused_columns=True would remove {read}, which the guides read. Leave it out, or change the "
+            "guides."
+        )
     if response_columns and args.remove_unused_columns:
         raise ValueError(
             f"remove_unused_columns=True would remove {response_columns}, which the group takes its responses from. "
@@ -94,7 +117,8 @@ def check_datasets(train_dataset, eval_dataset, args: GroupConfig, candidates: S
         train_dataset,
         "train_dataset",
         response_columns,
-        guided_in_user_turn=args.guide_placement != "system" and any(c.guide for c in candidates),
+        guided_in_user_turn=args.guide_placement != "system" and bool(guides),
+        guides=guides,
     )
     queries = args.generation_batch_size // args.num_generations
     if isinstance(train_dataset, Dataset) and len(train_dataset) < queries:

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...borders import query_ids
 from ...groups import Candidate
-from ...guides import apply_guide
+from ...guides import apply_guide, guide_columns
 from ..group_config import GroupConfig
 
 
@@ -47,17 +47,27 @@ def check_longest_query(
 def _longest_query(
     dataset, tokenizer: PreTrainedTokenizerBase, args: GroupConfig, candidates: Sequence[Candidate]
 ) -> tuple[int, int]:
-    """Tokens of the query with most characters, plain and under the longest guide; of a stream, of its first query."""
-    stored = isinstance(dataset, Dataset) and "prompt" in dataset.column_names
-    longest = max(dataset["prompt"] if stored else [next(iter(dataset))["prompt"]], key=lambda query: len(str(query)))
-    guides = {candidate.guide for candidate in candidates if candidate.column is None}
-    plain, guided = (
-        max(
-            len(query_ids(tokenizer, apply_guide(longest, guide, args.guide_placement), args.chat_template_kwargs))
-            for guide in texts
-        )
-        for texts in ([None], guides or [None])
-    )
+    """
+    Tokens of the query that is longest with one of the guides, by characters, plain and under that guide, columns
+    filled in; of a stream, of its first query.
+    """
+    guides = {candidate.guide for candidate in candidates if candidate.column is None} or {None}
+    read = {guide: ["prompt", *guide_columns(guide)] for guide in guides}
+    names = list(dict.fromkeys(name for columns in read.values() for name in columns))
+    stored = isinstance(dataset, Dataset) and set(names) <= set(dataset.column_names)
+    rows = dataset.select_columns(names) if stored else [next(iter(dataset))]
+
+    def tokens(row, guide):
+        asked = apply_guide(row["prompt"], guide, args.guide_placement, row)
+        return len(query_ids(tokenizer, asked, args.chat_template_kwargs))
+
+    def characters(row, columns):
+        return sum(len(str(row[name])) for name in columns)
+
+    longest = {
+        guide: max(rows, key=lambda row, read=columns: characters(row, read)) for guide, columns in read.items()
+    }
+    guided, plain = max((tokens(row, guide), tokens(row, None)) for guide, row in longest.items())
     return plain, guided
 
 
