@@ -81,7 +81,7 @@ class WeightedReinforceConfig(GroupConfig):
         default="clipped",
         metadata={"help": "How a round's later optimizer steps are corrected: 'clipped', 'tapered', 'nft' or 'none'."},
     )
-    epsilon: float | None = field(  # ty: ignore[invalid-attribute-override]
+    epsilon: float | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None, metadata={"help": "Half width of the clip (0.2), or NFT's floor (1.0)."}
     )
     normalize: str = field(
