@@ -100,7 +100,7 @@ def test_no_secret_is_written(config, capfd, monkeypatch):  # noqa: F811
         reward_funcs=["command_rewards.letters"],
     )
     with open(file, "a") as text:
-        text.write(f"generation_kwargs: '{{\"stop_strings\": null}}'\n# api_key: {four}\n")
+        text.write(f"generation_kwargs: {{stop_strings: null}}\n# api_key: {four}\n")
     assert main(["neat", "--config", file]) == 0
     assert main(["report", "out"]) == 0
     written = contents("out")

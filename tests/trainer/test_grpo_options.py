@@ -271,6 +271,8 @@ def cache_implementation(bench):
         lambda module, args, kwargs: caches.append(type(kwargs.get("past_key_values")).__name__), with_kwargs=True
     )
     bench.train(model, top_k=1, cache_implementation="static")
+    if not SHARES:
+        pytest.skip("GRPOTrainer of this TRL hands the model no cache of its own, static or not")
     assert "StaticCache" in caches and "DynamicCache" not in caches
     assert bench.completions == expected
 

@@ -201,7 +201,7 @@ def test_the_mean_weight_is_that_of_guided_candidates_in_the_pass(make_model, to
 @pytest.mark.parametrize("share", [False, True])
 def test_the_pass_of_the_guides_is_the_policys_own(options, share, make_model, tokenizer, tmp_path, monkeypatch):
     """Under the plain query in the place of the guided one nothing is tapered, whatever the pass goes through."""
-    monkeypatch.setattr(group_trainer, "apply_guide", lambda prompt, guide, placement: prompt)
+    monkeypatch.setattr(group_trainer, "apply_guide", lambda prompt, guide, placement, row: prompt)
     options = {"tapered": True, "share_prompts": share, "learning_rate": 0.0} | options
     lora = options.pop("lora", False)
     _, trainer, *_ = train("neat", letter_reward, options, make_model, tokenizer, tmp_path, lora)
