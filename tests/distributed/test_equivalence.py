@@ -77,6 +77,33 @@ RUNS = {
     "neat, gradient checkpointing": {"method": "neat", "responses": True, "gradient_checkpointing": True},
     "ple, weights left in pieces": {"method": "ple", "ds3_gather_for_generation": False},  # under ZeRO-3
     "ple, lora, gradient checkpointing": {"method": "ple", "lora": True, "gradient_checkpointing": True},
+    "reinforce, a round twice, lora": {
+        "method": "reinforce",
+        "lora": True,
+        "num_iterations": 2,
+        "learning_rate": 0.002,
+    },
+    "nsr, two steps a round": {
+        "method": "reinforce",
+        "positive_weight": 0.0,
+        "normalize": "kept",
+        "steps_per_generation": 4,
+        "learning_rate": 0.002,
+    },
+    "topr, two steps a round": {
+        "method": "reinforce",
+        "positive_weight": 1.0,
+        "ratio": "tapered",
+        "steps_per_generation": 4,
+        "learning_rate": 0.002,
+    },
+    "nft, a round twice": {
+        "method": "reinforce",
+        "positive_weight": 1.0,
+        "ratio": "nft",
+        "num_iterations": 2,
+        "learning_rate": 0.002,
+    },
 }
 # under data parallel alone: DeepSpeed and FSDP would keep the weights in bf16 too, or reduce gradients in it
 BF16_RUNS = {
