@@ -79,12 +79,14 @@ RUNS = {
     "ple, lora, gradient checkpointing": {"method": "ple", "lora": True, "gradient_checkpointing": True},
     "reinforce, a round twice, lora": {
         "method": "reinforce",
+        "success_threshold": 0.25,  # the letters of the likeliest texts lie on both sides
         "lora": True,
         "num_iterations": 2,
         "learning_rate": 0.002,
     },
     "nsr, two steps a round": {
         "method": "reinforce",
+        "success_threshold": 0.25,  # the letters of the likeliest texts lie on both sides
         "positive_weight": 0.0,
         "normalize": "kept",
         "steps_per_generation": 4,
@@ -92,6 +94,7 @@ RUNS = {
     },
     "topr, two steps a round": {
         "method": "reinforce",
+        "success_threshold": 0.25,  # the letters of the likeliest texts lie on both sides
         "positive_weight": 1.0,
         "ratio": "tapered",
         "steps_per_generation": 4,
@@ -99,6 +102,7 @@ RUNS = {
     },
     "nft, a round twice": {
         "method": "reinforce",
+        "success_threshold": 0.25,  # the letters of the likeliest texts lie on both sides
         "positive_weight": 1.0,
         "ratio": "nft",
         "num_iterations": 2,
