@@ -84,20 +84,20 @@ RUNS = {
         "num_iterations": 2,
         "learning_rate": 0.002,
     },
-    "nsr, two steps a round": {
+    "nsr, a round twice": {
         "method": "reinforce",
         "success_threshold": 0.25,  # the letters of the likeliest texts lie on both sides
         "positive_weight": 0.0,
         "normalize": "kept",
-        "steps_per_generation": 4,
+        "num_iterations": 2,
         "learning_rate": 0.002,
     },
-    "topr, two steps a round": {
+    "topr, a round twice": {
         "method": "reinforce",
         "success_threshold": 0.25,  # the letters of the likeliest texts lie on both sides
         "positive_weight": 1.0,
         "ratio": "tapered",
-        "steps_per_generation": 4,
+        "num_iterations": 2,
         "learning_rate": 0.002,
     },
     "nft, a round twice": {
