@@ -89,6 +89,7 @@ RUNS = {
         "success_threshold": 0.25,  # the letters of the likeliest texts lie on both sides
         "positive_weight": 0.0,
         "normalize": "kept",
+        "gradient_accumulation_steps": 1,  # two processes pair other groups, and a metric is a mean of means
         "num_iterations": 2,
         "learning_rate": 0.002,
     },
