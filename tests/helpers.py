@@ -142,3 +142,15 @@ def seen_batches(trainer) -> list[dict]:
 
     trainer.group_loss = record
     return seen
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def distance(before, after):
+    return max((before[name] - after[name]).abs().max().item() for name in before)
+
+
+def history(trainer, key):
+    return [log[key] for log in trainer.state.log_history if key in log]

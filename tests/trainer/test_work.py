@@ -19,9 +19,11 @@ from tests.helpers import (
     SHARES,
     build,
     dataset,
+    distance,
     is_scoring,
     letter_reward,
     needs_fused_head,
+    weights,
 )
 from trl_negalign.trainer import group_trainer
 from trl_negalign.trainer.group_trainer import GroupTrainer
@@ -43,14 +45,6 @@ def scored(model, passes):
 
     model.register_forward_pre_hook(keep, with_kwargs=True)
     return passes
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def distance(before, after):
-    return max((before[name] - after[name]).abs().max().item() for name in before)
 
 
 def keeping(rows):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from tests.helpers import build, dataset, is_scoring, seen_batches, text_of
+from tests.helpers import build, dataset, distance, history, is_scoring, seen_batches, text_of, weights
 from tests.trainer.test_gradients import sequence_log_probs
 from trl_negalign import NFTConfig, NSRConfig, TOPRConfig, WeightedReinforceConfig
 
@@ -29,18 +29,6 @@ def binary(text: str) -> float:
 
 def right_or_wrong(completions, **kwargs):
     return [binary(text_of(completion)) for completion in completions]
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def distance(one, two):
-    return max((one[name] - two[name]).abs().max().item() for name in one)
-
-
-def history(trainer, key):
-    return [log[key] for log in trainer.state.log_history if key in log]
 
 
 def slow_loss(groups, old, options):
